@@ -1,0 +1,27 @@
+//! What every layer of Thalweg speaks of: dtypes, dims, scalar functions, ids, spans, diagnostics, devices.
+//!
+//! Everything here is plain data with small functions over it. This crate knows no tensor op, no kernel and no
+//! device; it is at the bottom of every arrow and imports nothing of ours.
+
+#![forbid(unsafe_code)]
+
+pub mod diagnostic;
+pub mod dim;
+pub mod dtype;
+pub mod function;
+pub mod id;
+pub mod literal;
+pub mod machine;
+pub mod random;
+pub mod scalar;
+pub mod span;
+pub mod tolerance;
+
+pub use diagnostic::{Diagnostic, Label, Severity};
+pub use dim::{Bindings, Dim, Symbol};
+pub use dtype::DType;
+pub use function::{CostClass, Expr, PointwiseFn};
+pub use literal::Literal;
+pub use machine::{Cluster, DeviceDescription, DeviceKind, LinkDescription};
+pub use scalar::Scalar;
+pub use span::{SourceId, SourceMap, Span};
