@@ -297,7 +297,7 @@ impl fmt::Display for Dim {
                 }
                 match factor {
                     Atom::Symbol(symbol) => write!(f, "{symbol}")?,
-                    Atom::FloorDiv(dim, divisor) => write!(f, "({dim})//{divisor}")?,
+                    Atom::FloorDiv(dim, divisor) => write!(f, "(({dim})//{divisor})")?,
                 }
             }
         }
@@ -433,7 +433,7 @@ mod tests {
         assert_eq!((&b * &s).exact_div(&s), Some(b.clone()));
         assert_eq!((&b + &s).exact_div(&s), None);
         let half = (&b + &Dim::ONE).floor_div(2);
-        assert_eq!(half.to_string(), "(batch + 1)//2");
+        assert_eq!(half.to_string(), "((batch + 1)//2)");
         assert_eq!(
             half.substitute(&[(Symbol::new("batch"), Dim::constant(8))].into()).as_constant(),
             Some(4)

@@ -315,15 +315,16 @@ impl PointwiseFn {
     }
 
     fn compare<T: PartialOrd>(self, a: &T, b: &T) -> bool {
-        match self {
-            F::Eq => a == b,
-            F::Ne => a != b,
-            F::Lt => a < b,
-            F::Le => a <= b,
-            F::Gt => a > b,
-            F::Ge => a >= b,
-            other => panic!("`{}` is no comparison", other.name()),
-        }
+        let outcomes = [
+            (F::Eq, a == b),
+            (F::Ne, a != b),
+            (F::Lt, a < b),
+            (F::Le, a <= b),
+            (F::Gt, a > b),
+            (F::Ge, a >= b),
+        ];
+        let outcome = outcomes.iter().find(|(function, _)| *function == self);
+        outcome.unwrap_or_else(|| panic!("`{}` is no comparison", self.name())).1
     }
 
     fn eval_float(self, args: &[f64]) -> f64 {

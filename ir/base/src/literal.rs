@@ -113,7 +113,7 @@ impl Literal {
     /// The elements as `f32`. Panics for another dtype.
     pub fn to_f32(&self) -> Vec<f32> {
         assert_eq!(self.dtype, DType::F32);
-        self.bytes.chunks_exact(4).map(|bytes| bytemuck::pod_read_unaligned(bytes)).collect()
+        self.bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()
     }
 
     /// The same bytes under another shape of as many elements. Panics when the counts differ.
