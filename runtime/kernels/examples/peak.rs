@@ -1,0 +1,219 @@
+//! Measures the kernels against the machine's peak: `cargo run --release -p thalweg-kernels --example peak [threads]`.
+
+#![allow(clippy::print_stdout, reason = "a measurement is its output")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use thalweg_kernels::{Axis, Contraction, DType, Isa, ThreadPool};
+
+/// The shortest time of many runs, in seconds: the machine may have other guests.
+fn best(mut run: impl FnMut()) -> f64 {
+    run();
+    let (mut best, started, mut rounds) = (Duration::MAX, Instant::now(), 0);
+    while rounds < 5 || (started.elapsed() < Duration::from_millis(400) && rounds < 3000) {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed());
+        rounds += 1;
+    }
+    best.as_secs_f64()
+}
+
+/// Multiplies and adds in registers only; returns operations.
+macro_rules! chains {
+    ($name:ident, $features:literal, $set:ident, $fma:ident, $first:ident, $lanes:literal) => {
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        fn $name(rounds: usize) -> f64 {
+            use std::arch::x86_64::*;
+            let (x, y) = ($set(black_box(0.999)), $set(black_box(0.001)));
+            let mut sums = [x; 12];
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = $fma(*sum, x, y);
+                }
+            }
+            black_box(sums.map(|sum| $first(sum)));
+            (rounds * 12 * $lanes * 2) as f64
+        }
+    };
+}
+chains!(chains_avx512, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, _mm512_cvtss_f32, 16);
+chains!(chains_avx2, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, _mm256_cvtss_f32, 8);
+
+/// Arithmetic in arrays that the compiler maps to registers.
+fn chains_portable(rounds: usize) -> f64 {
+    let (x, y) = (black_box([0.999_f32; 4]), black_box([0.001_f32; 4]));
+    let mut sums = [x; 12];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            for i in 0..4 {
+                sum[i] = sum[i] * x[i] + y[i];
+            }
+        }
+    }
+    black_box(sums);
+    (rounds * 12 * 4 * 2) as f64
+}
+
+/// Operations a second of one core.
+fn peak(isa: Isa) -> f64 {
+    let chains = |rounds| match isa {
+        // SAFETY: the instruction set is one of the available ones.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { chains_avx512(rounds) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { chains_avx2(rounds) },
+        _ => chains_portable(rounds),
+    };
+    let rounds = 100_000;
+    let seconds = best(|| {
+        black_box(chains(rounds));
+    });
+    chains(rounds) / seconds
+}
+
+/// A product to measure.
+struct Case {
+    name: String,
+    contraction: Contraction,
+    packed: bool,
+}
+
+fn case(name: &str, m: usize, n: usize, k: usize, packed: bool) -> Case {
+    let kind = if packed { " packed" } else { "" };
+    Case {
+        name: format!("{name} {m}x{n}x{k}{kind}"),
+        contraction: Contraction::matrices(m, n, k, DType::F32),
+        packed,
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for size in [64, 128, 256, 384, 512, 768, 1024, 1536, 2048] {
+        cases.push(case("square", size, size, size, false));
+    }
+    for (m, n, k) in [(128, 768, 768), (128, 3072, 768), (128, 768, 3072), (1024, 3072, 768)] {
+        cases.push(case("bert", m, n, k, false));
+        cases.push(case("bert", m, n, k, true));
+    }
+    // A weight stored as [out, in], which is how most frameworks keep it.
+    let mut linear = case("bert B transposed", 128, 768, 3072, false);
+    linear.contraction.n[0].stride_b = 3072;
+    linear.contraction.k[0].stride_b = 1;
+    cases.push(linear);
+    let mut gradient = case("A transposed", 768, 768, 1024, false);
+    gradient.contraction.m[0].stride_a = 1;
+    gradient.contraction.k[0].stride_a = 768;
+    cases.push(gradient);
+    // Attention: twelve heads, eight sequences.
+    let mut scores = case("96 x scores", 128, 128, 64, false);
+    scores.contraction.batch = vec![Axis { extent: 96, stride_a: 8192, stride_b: 8192, stride_c: 16384 }];
+    scores.contraction.n[0].stride_b = 64;
+    scores.contraction.k[0].stride_b = 1;
+    cases.push(scores);
+    let mut values = case("96 x values", 128, 64, 128, false);
+    values.contraction.batch = vec![Axis { extent: 96, stride_a: 16384, stride_b: 8192, stride_c: 8192 }];
+    cases.push(values);
+    let mut tiny = case("1000 x tiny", 8, 8, 8, false);
+    tiny.contraction.batch = vec![Axis { extent: 1000, stride_a: 64, stride_b: 64, stride_c: 64 }];
+    cases.push(tiny);
+    for m in [2, 4, 8, 16, 32] {
+        cases.push(case("few rows", m, 3072, 768, false));
+        cases.push(case("few rows", m, 3072, 768, true));
+    }
+    cases.push(case("few columns", 3072, 8, 768, false));
+    cases
+}
+
+fn measure(case: &Case, isa: Isa, pool: &ThreadPool, bytes: bool, peak: f64) {
+    let prepared = case.contraction.prepare(isa, pool.threads());
+    let elements = |groups: [&[Axis]; 3], stride: fn(&Axis) -> isize| {
+        groups
+            .iter()
+            .flat_map(|group| group.iter())
+            .map(|axis| (axis.extent - 1) * stride(axis) as usize)
+            .sum::<usize>()
+            + 1
+    };
+    let Contraction { batch, m, n, k, .. } = &case.contraction;
+    let fill = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 17) as f32 * 0.1 - 0.8).collect() };
+    let a = fill(elements([batch, m, k], |axis| axis.stride_a));
+    let b = fill(elements([batch, k, n], |axis| axis.stride_b));
+    let mut c = vec![0.0_f32; elements([batch, m, n], |axis| axis.stride_c)];
+    let mut workspace = vec![0_u8; prepared.workspace_bytes()];
+    let mut packed = vec![0.0_f32; if case.packed { prepared.packed_b_bytes() / 4 + 16 } else { 0 }];
+    let aligned = packed.as_mut_ptr().cast::<u8>();
+    let aligned = aligned.wrapping_add(aligned.align_offset(64));
+    if case.packed {
+        // SAFETY: the buffer has the size asked for, and b covers the operand.
+        unsafe { prepared.pack_b(b.as_ptr().cast(), aligned) };
+    }
+    // SAFETY: the buffers cover the operands.
+    let seconds = best(|| unsafe {
+        let (a, b, c) = (a.as_ptr().cast(), b.as_ptr().cast(), c.as_mut_ptr().cast());
+        if case.packed {
+            prepared.run_packed_b(pool, a, aligned, c, workspace.as_mut_ptr(), None);
+        } else {
+            prepared.run(pool, a, b, c, workspace.as_mut_ptr(), None);
+        }
+    });
+    let rate = prepared.flops() as f64 / seconds;
+    print!(
+        "{:34} {:9.1} us {:7.1} GFLOP/s {:5.1} %",
+        case.name,
+        seconds * 1e6,
+        rate / 1e9,
+        100.0 * rate / peak
+    );
+    if bytes {
+        let moved = 4 * (a.len() + b.len() + c.len());
+        print!(" {:6.1} GB/s", moved as f64 / seconds / 1e9);
+    }
+    println!();
+}
+
+fn main() {
+    let only: Option<usize> = std::env::args().nth(1).and_then(|word| word.parse().ok());
+    let filter = std::env::args().nth(2).unwrap_or_default();
+    let isa = match std::env::args().nth(3).as_deref() {
+        Some("avx2") => Isa::Avx2,
+        Some("portable") => Isa::Portable,
+        _ => Isa::detect(),
+    };
+    let one = peak(isa);
+    println!("{isa:?}: {:.1} GFLOP/s on one core", one / 1e9);
+    for threads in [1, 2] {
+        if only.is_some_and(|only| only != threads) {
+            continue;
+        }
+        let pool = ThreadPool::new(threads);
+        let round = best(|| pool.run(threads, &|_| {}));
+        println!("\n{threads} threads, an empty round trip {:.2} us", round * 1e6);
+        for case in cases() {
+            if case.name.contains(&filter) {
+                measure(&case, isa, &pool, false, one * threads as f64);
+            }
+        }
+        for (n, k, transposed) in [
+            (768, 768, false),
+            (3072, 768, false),
+            (4096, 4096, false),
+            (4096, 4096, true),
+            (32000, 2048, true),
+        ] {
+            let mut gemv = case("vector", 1, n, k, false);
+            if transposed {
+                gemv.name += " along";
+                gemv.contraction.n[0].stride_b = k as isize;
+                gemv.contraction.k[0].stride_b = 1;
+            }
+            if gemv.name.contains(&filter) {
+                measure(&gemv, isa, &pool, true, one * threads as f64);
+            }
+        }
+    }
+}

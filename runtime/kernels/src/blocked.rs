@@ -1,0 +1,592 @@
+//! The blocked product that contractions and convolutions share.
+//!
+//! After the layout of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication", 2008), turned so that a
+//! block of the right operand stays in the second-level cache and a panel of the left one in the first: for each task (a
+//! block of C), for each block of k, the right block is packed, and for each row panel the micro-kernel runs along it. A row
+//! of tiles is finished right after the last block of k, which is when the epilogue gets it, still in cache.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::element::{DType, Storage};
+use crate::epilogue::{self, Epilogue};
+use crate::isa::Isa;
+use crate::offsets::{Offsets, Slots};
+use crate::pack::{Narrow, PackPanel, Strided};
+use crate::plan::{Blocking, Shape};
+use crate::pool::ThreadPool;
+use crate::tile::{Kernel, Kernels, Tile};
+
+/// Where the right operand comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum Right {
+    /// A matrix with offsets that are sums over its two sides.
+    Strided(Strided),
+}
+
+/// An operand as given to a run.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand {
+    /// As described.
+    Plain(*const u8),
+    /// As written by [`Product::pack_left`] or [`Product::pack_right`].
+    Packed(*const u8),
+}
+
+// SAFETY: an operand is only read; that the memory outlives the run is the caller's promise.
+unsafe impl Sync for Operand {}
+
+/// A pointer that the tasks of one run share, each writing its own part.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub *mut u8);
+// SAFETY: tasks write disjoint parts; the memory outlives the run by the caller's promise.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(crate) fn get(&self) -> *mut u8 {
+        self.0
+    }
+}
+
+/// A product ready to run: `C[b, i, j] = sum_k L[b, i, k] * R[b, k, j]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Product {
+    pub isa: Isa,
+    pub dtype: DType,
+    pub batch: usize,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub left: Strided,
+    pub left_slots: Slots,
+    pub right: Right,
+    pub right_slots: Slots,
+    pub c_batch: Offsets,
+    pub c_rows: Offsets,
+    pub c_columns: Offsets,
+    /// Whether left and right, m and n are exchanged against what the user described: the epilogue sees the latter.
+    pub swapped: bool,
+    /// Whether sums are kept beside C until they are complete: C is narrower than the sum, or its columns are apart.
+    scratch: bool,
+    /// Whether the micro-kernel reads full right panels where they lie.
+    right_in_place: bool,
+    pub blocking: Blocking,
+}
+
+/// What buffers within a workspace are aligned to: a cache line, and the widest vector.
+pub(crate) const ALIGN: usize = 64;
+
+/// Rounds up to whole cache lines.
+pub(crate) fn lines(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGN)
+}
+
+/// What `Product::new` needs to know.
+pub(crate) struct Parts {
+    pub isa: Isa,
+    pub threads: usize,
+    pub dtype: DType,
+    pub left: Strided,
+    pub left_batch: Offsets,
+    pub right: Right,
+    pub right_batch: Offsets,
+    pub c_batch: Offsets,
+    pub c_rows: Offsets,
+    pub c_columns: Offsets,
+    pub swapped: bool,
+}
+
+impl Product {
+    /// Chooses the blocking.
+    pub(crate) fn new(parts: Parts) -> Product {
+        let Parts {
+            isa,
+            threads,
+            dtype,
+            left,
+            left_batch,
+            right,
+            right_batch,
+            c_batch,
+            c_rows,
+            c_columns,
+            swapped,
+        } = parts;
+        let (lanes, mr, nr) = crate::element::with_storage!(dtype, S => {
+            let kernels = <S as Storage>::Compute::kernels(isa);
+            (kernels.lanes, kernels.mr(), kernels.nr())
+        });
+        let (m, n, k) = (left.wide.len, c_columns.len, left.deep.len);
+        let in_runs = c_columns.inner == 1 && (c_columns.is_even() || c_columns.run.is_multiple_of(nr));
+        let scratch = dtype.is_narrow() || !(in_runs || n == 1);
+        let right_in_place = match &right {
+            Right::Strided(right) => {
+                // Packing pays when a panel is read more than about twice.
+                k > 0
+                    && m <= 2 * mr
+                    && !dtype.is_narrow()
+                    && right.wide.inner == 1
+                    && right.wide.is_even()
+                    && right.deep.is_even()
+            }
+        };
+        let right_cost = match &right {
+            Right::Strided(right) if right.wide.inner == 1 => 3.0,
+            Right::Strided(_) => 8.0,
+        };
+        let left_slots = Slots::new(&left_batch);
+        let shape = Shape {
+            batch: c_batch.len,
+            m,
+            n,
+            k,
+            mr,
+            nr,
+            lanes,
+            bytes: dtype.compute_bytes(),
+            left_slots: left_slots.offsets.len(),
+            left_cost: if left.wide.inner == 1 { 0.2 } else { 0.5 },
+            right_cost,
+            right_in_place,
+            scratch,
+            threads,
+        };
+        let blocking = Blocking::choose(&shape);
+        let right_slots = Slots::new(&right_batch);
+        Product {
+            isa,
+            dtype,
+            batch: c_batch.len,
+            m,
+            n,
+            k,
+            left,
+            left_slots,
+            right,
+            right_slots,
+            c_batch,
+            c_rows,
+            c_columns,
+            swapped,
+            scratch,
+            right_in_place,
+            blocking,
+        }
+    }
+
+    /// Bytes of one packed left matrix.
+    fn left_slot_bytes(&self) -> usize {
+        lines(self.m * self.k * self.dtype.compute_bytes())
+    }
+
+    /// Bytes of one packed right matrix: its last panel is filled up with zeros.
+    fn right_slot_bytes(&self) -> usize {
+        lines(self.n.next_multiple_of(self.blocking.nr) * self.k * self.dtype.compute_bytes())
+    }
+
+    /// Bytes of the packed left operand.
+    pub(crate) fn packed_left_bytes(&self) -> usize {
+        self.left_slots.offsets.len() * self.left_slot_bytes()
+    }
+
+    /// Bytes of the packed right operand.
+    pub(crate) fn packed_right_bytes(&self) -> usize {
+        self.right_slots.offsets.len() * self.right_slot_bytes()
+    }
+
+    /// Bytes of a worker's right block, left panel and unfinished sums.
+    fn worker_bytes(&self) -> (usize, usize, usize) {
+        let blocking = &self.blocking;
+        let bytes = self.dtype.compute_bytes();
+        let right = lines(blocking.kc * blocking.task_columns * blocking.nr * bytes);
+        let left = lines(blocking.kc * blocking.mr * bytes);
+        let sums = blocking.task_rows * blocking.mr * blocking.task_columns * blocking.nr * bytes;
+        (right, left, if self.scratch { lines(sums) } else { 0 })
+    }
+
+    /// Bytes that a run needs beside its operands.
+    pub(crate) fn workspace_bytes(&self) -> usize {
+        let (right, left, sums) = self.worker_bytes();
+        let ahead =
+            if self.blocking.left_ahead { self.left_slots.offsets.len() * self.left_slot_bytes() } else { 0 };
+        ahead + self.blocking.workers * (right + left + sums) + ALIGN
+    }
+
+    /// Packs the left operand whole.
+    ///
+    /// # Safety
+    /// `from` is the described operand, `to` has `packed_left_bytes` bytes.
+    pub(crate) unsafe fn pack_left(&self, from: *const u8, to: *mut u8) {
+        crate::element::with_storage!(self.dtype, S => {
+            for index in 0..self.left_pieces() {
+                // SAFETY: passed on to the caller; each piece lies within the packed operand.
+                unsafe { self.pack_left_piece::<S>(from.cast(), to, index) };
+            }
+        });
+    }
+
+    /// Packs the right operand whole.
+    ///
+    /// # Safety
+    /// `from` is the described operand, `to` has `packed_right_bytes` bytes.
+    pub(crate) unsafe fn pack_right(&self, from: *const u8, to: *mut u8) {
+        crate::element::with_storage!(self.dtype, S => {
+            let nr = self.blocking.nr;
+            for (slot, &offset) in self.right_slots.offsets.iter().enumerate() {
+                // SAFETY: passed on to the caller; each panel lies within the packed operand.
+                unsafe {
+                    let from = from.cast::<S>().offset(offset);
+                    let to = to.add(slot * self.right_slot_bytes());
+                    for k0 in (0..self.k).step_by(self.blocking.kc) {
+                        let depth = self.blocking.kc.min(self.k - k0);
+                        for panel in 0..self.blocking.column_panels {
+                            let at = k0 * self.n.next_multiple_of(nr) + depth * panel * nr;
+                            let to = to.cast::<<S as Storage>::Compute>().add(at);
+                            self.pack_right_panel::<S>(from, to, panel, k0, depth);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// The pieces in which the left operand is packed ahead: a row panel of one block of k.
+    fn left_pieces(&self) -> usize {
+        self.left_slots.offsets.len() * self.blocking.row_panels * self.k.div_ceil(self.blocking.kc)
+    }
+
+    unsafe fn pack_left_piece<S: Storage>(&self, from: *const S, to: *mut u8, index: usize) {
+        let blocks = self.k.div_ceil(self.blocking.kc);
+        let (rest, block) = (index / blocks, index % blocks);
+        let (slot, panel) = (rest / self.blocking.row_panels, rest % self.blocking.row_panels);
+        let k0 = block * self.blocking.kc;
+        let depth = self.blocking.kc.min(self.k - k0);
+        let row = self.blocking.row(self.m, panel);
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let to =
+                to.add(slot * self.left_slot_bytes()).cast::<S::Compute>().add(k0 * self.m + depth * row);
+            self.pack_left_panel(from.offset(self.left_slots.offsets[slot]), to, panel, k0, depth);
+        }
+    }
+
+    unsafe fn pack_left_panel<S: Storage>(
+        &self,
+        from: *const S,
+        to: *mut S::Compute,
+        panel: usize,
+        k0: usize,
+        depth: usize,
+    ) {
+        let first = self.blocking.row(self.m, panel);
+        let count = self.blocking.row(self.m, panel + 1) - first;
+        let work = PackPanel { to, width: count, from, matrix: &self.left, first, count, k0, depth };
+        // SAFETY: passed on to the caller; the instruction set was checked when the product was prepared.
+        unsafe { self.isa.call(work) }
+    }
+
+    unsafe fn pack_right_panel<S: Storage>(
+        &self,
+        from: *const S,
+        to: *mut S::Compute,
+        panel: usize,
+        k0: usize,
+        depth: usize,
+    ) {
+        let width = self.blocking.nr;
+        let first = panel * width;
+        let count = width.min(self.n - first);
+        // SAFETY: passed on to the caller; the instruction set was checked when the product was prepared.
+        unsafe {
+            match &self.right {
+                Right::Strided(matrix) => {
+                    self.isa.call(PackPanel { to, width, from, matrix, first, count, k0, depth });
+                }
+            }
+        }
+    }
+
+    /// Computes C.
+    ///
+    /// # Safety
+    /// The operands and C are as described and do not overlap C, the workspace has `workspace_bytes` bytes, and the epilogue
+    /// is sound for every tile.
+    pub(crate) unsafe fn run(
+        &self,
+        pool: &ThreadPool,
+        left: Operand,
+        right: Operand,
+        c: *mut u8,
+        workspace: *mut u8,
+        epilogue: Option<&Epilogue>,
+    ) {
+        // SAFETY: passed on to the caller.
+        crate::element::with_storage!(self.dtype, S => unsafe {
+            self.run_typed::<S>(pool, left, right, c, workspace, epilogue)
+        });
+    }
+
+    unsafe fn run_typed<S: Storage>(
+        &self,
+        pool: &ThreadPool,
+        left: Operand,
+        right: Operand,
+        c: *mut u8,
+        workspace: *mut u8,
+        epilogue: Option<&Epilogue>,
+    ) {
+        let (n_blocks, m_blocks) = self.blocking.tasks();
+        let tasks = self.batch * n_blocks * m_blocks;
+        if tasks == 0 {
+            return;
+        }
+        let mut workspace = aligned(workspace);
+        let workers = self.blocking.workers;
+        let mut left = left;
+        if let (Operand::Plain(from), true) = (left, self.blocking.left_ahead) {
+            let (from, to) = (Operand::Plain(from), Shared(workspace));
+            let pieces = self.left_pieces();
+            let share = pieces.div_ceil(workers);
+            let pack = |worker: usize| {
+                let Operand::Plain(from) = pick(&from) else { return };
+                for index in worker * share..((worker + 1) * share).min(pieces) {
+                    // SAFETY: the workspace has room for the packed operand; pieces are disjoint.
+                    unsafe { self.pack_left_piece::<S>(from.cast(), to.get(), index) };
+                }
+            };
+            parallel(pool, workers, &pack);
+            left = Operand::Packed(workspace);
+            // SAFETY: within the workspace.
+            workspace = unsafe { workspace.add(self.left_slots.offsets.len() * self.left_slot_bytes()) };
+        }
+        let (right_bytes, left_bytes, sums_bytes) = self.worker_bytes();
+        let base = Shared(workspace);
+        let c = Shared(c);
+        let next = AtomicUsize::new(0);
+        let body = |worker: usize| {
+            // SAFETY: each worker has its own part of the workspace.
+            let task = unsafe {
+                let right_block = base.get().add(worker * (right_bytes + left_bytes + sums_bytes));
+                Task::<S> {
+                    product: self,
+                    kernels: S::Compute::kernels(self.isa),
+                    left: pick(&left),
+                    right: pick(&right),
+                    c: c.get().cast(),
+                    right_block: right_block.cast(),
+                    left_panel: right_block.add(right_bytes).cast(),
+                    sums: right_block.add(right_bytes + left_bytes).cast(),
+                    epilogue,
+                }
+            };
+            loop {
+                let first = next.fetch_add(self.blocking.grain, Ordering::Relaxed);
+                if first >= tasks {
+                    break;
+                }
+                for index in first..(first + self.blocking.grain).min(tasks) {
+                    let (rest, m_block) = (index / m_blocks, index % m_blocks);
+                    // SAFETY: passed on to the caller; tasks are disjoint blocks of C.
+                    unsafe { task.run(rest / n_blocks, rest % n_blocks, m_block) };
+                }
+            }
+        };
+        parallel(pool, workers, &body);
+    }
+}
+
+/// The operand behind a reference: a closure that names a field of it would capture the bare pointer, which is not `Sync`.
+pub(crate) fn pick(operand: &Operand) -> Operand {
+    *operand
+}
+
+pub(crate) fn aligned(at: *mut u8) -> *mut u8 {
+    at.wrapping_add(at.align_offset(ALIGN))
+}
+
+/// Runs `body` for each worker, without the pool where there is but one.
+pub(crate) fn parallel(pool: &ThreadPool, workers: usize, body: &(dyn Fn(usize) + Sync)) {
+    if workers == 1 { body(0) } else { pool.run(workers, body) }
+}
+
+/// One worker's view of a run.
+struct Task<'a, S: Storage> {
+    product: &'a Product,
+    kernels: &'static Kernels<S::Compute>,
+    left: Operand,
+    right: Operand,
+    c: *mut S,
+    right_block: *mut S::Compute,
+    left_panel: *mut S::Compute,
+    sums: *mut S::Compute,
+    epilogue: Option<&'a Epilogue>,
+}
+
+/// The most rows that any micro-kernel has.
+const MOST_ROWS: usize = 16;
+
+impl<S: Storage> Task<'_, S> {
+    /// Computes one block of C.
+    unsafe fn run(&self, batch: usize, n_block: usize, m_block: usize) {
+        let p = self.product;
+        let blocking = &p.blocking;
+        let rows =
+            m_block * blocking.task_rows..((m_block + 1) * blocking.task_rows).min(blocking.row_panels);
+        let columns = n_block * blocking.task_columns
+            ..((n_block + 1) * blocking.task_columns).min(blocking.column_panels);
+        let m0 = blocking.row(p.m, rows.start);
+        let n = (columns.start * blocking.nr, (columns.end * blocking.nr).min(p.n));
+        let width = columns.len() * blocking.nr;
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let c = self.c.offset(p.c_batch.at(batch));
+            let mut k0 = 0;
+            loop {
+                let depth = blocking.kc.min(p.k - k0);
+                let last = k0 + depth == p.k;
+                self.fill_right_block(batch, columns.clone(), k0, depth);
+                let mut unfinished = m0;
+                for panel in rows.clone() {
+                    let (first, end) = (blocking.row(p.m, panel), blocking.row(p.m, panel + 1));
+                    let left = self.left_panel(batch, panel, k0, depth);
+                    let mut addresses = [std::ptr::null_mut::<S::Compute>(); MOST_ROWS];
+                    for (i, address) in addresses.iter_mut().enumerate().take(end - first) {
+                        *address = if p.scratch {
+                            self.sums.add((first - m0 + i) * width)
+                        } else {
+                            c.offset(p.c_rows.at(first + i)).cast()
+                        };
+                    }
+                    for panel in columns.clone() {
+                        let j = panel * blocking.nr;
+                        let count = blocking.nr.min(p.n - j);
+                        let (b, b_step) = self.right_panel(batch, panel, panel - columns.start, k0, depth);
+                        let column = if p.scratch { (j - n.0) as isize } else { p.c_columns.at(j) };
+                        let tile = Tile {
+                            k: depth,
+                            a: left,
+                            a_step: end - first,
+                            b,
+                            b_step,
+                            rows: addresses.as_ptr(),
+                            column,
+                            columns: count,
+                            accumulate: k0 > 0,
+                        };
+                        self.kernels.tile(end - first, count)(&tile);
+                    }
+                    let enough = (end - unfinished) * (n.1 - n.0) >= epilogue::TILE_ELEMENTS;
+                    if last && (enough || panel + 1 == rows.end) {
+                        self.finish(
+                            c,
+                            batch,
+                            (unfinished, end),
+                            n,
+                            self.sums.add((unfinished - m0) * width),
+                            width,
+                        );
+                        unfinished = end;
+                    }
+                }
+                k0 += depth;
+                if k0 >= p.k {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Moves finished sums to C where they are kept apart, and calls the epilogue.
+    unsafe fn finish(
+        &self,
+        c: *mut S,
+        batch: usize,
+        m: (usize, usize),
+        n: (usize, usize),
+        sums: *const S::Compute,
+        step: usize,
+    ) {
+        let p = self.product;
+        // SAFETY: passed on to the caller.
+        unsafe {
+            if p.scratch {
+                let (rows, columns) = (&p.c_rows, &p.c_columns);
+                p.isa.call(Narrow { from: sums, step, to: c, rows, m, columns, n });
+            }
+            if p.swapped {
+                epilogue::call(self.epilogue, batch, n, m);
+            } else {
+                epilogue::call(self.epilogue, batch, m, n);
+            }
+        }
+    }
+
+    /// The packed left panel: found, or packed into the worker's buffer.
+    unsafe fn left_panel(&self, batch: usize, panel: usize, k0: usize, depth: usize) -> *const S::Compute {
+        let p = self.product;
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match self.left {
+                Operand::Packed(at) => {
+                    let slot = at.add(p.left_slots.of(batch) * p.left_slot_bytes());
+                    slot.cast::<S::Compute>().add(k0 * p.m + depth * p.blocking.row(p.m, panel))
+                }
+                Operand::Plain(at) => {
+                    let from = at.cast::<S>().offset(p.left_slots.offset(batch));
+                    p.pack_left_panel(from, self.left_panel, panel, k0, depth);
+                    self.left_panel
+                }
+            }
+        }
+    }
+
+    /// Whether panel `panel` of a plain right operand is read where it lies.
+    fn in_place(&self, panel: usize) -> bool {
+        self.product.right_in_place && (panel + 1) * self.product.blocking.nr <= self.product.n
+    }
+
+    /// Packs what the micro-kernel cannot read in place.
+    unsafe fn fill_right_block(&self, batch: usize, panels: std::ops::Range<usize>, k0: usize, depth: usize) {
+        let p = self.product;
+        let Operand::Plain(at) = self.right else { return };
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let from = at.cast::<S>().offset(p.right_slots.offset(batch));
+            for panel in panels.clone() {
+                if !self.in_place(panel) {
+                    let to = self.right_block.add((panel - panels.start) * depth * p.blocking.nr);
+                    p.pack_right_panel(from, to, panel, k0, depth);
+                }
+            }
+        }
+    }
+
+    /// A right panel and the distance between its steps.
+    #[inline(always)]
+    unsafe fn right_panel(
+        &self,
+        batch: usize,
+        panel: usize,
+        place: usize,
+        k0: usize,
+        depth: usize,
+    ) -> (*const S::Compute, isize) {
+        let p = self.product;
+        let nr = p.blocking.nr;
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match self.right {
+                Operand::Packed(at) => {
+                    let slot = at.add(p.right_slots.of(batch) * p.right_slot_bytes());
+                    let panels = slot.cast::<S::Compute>().add(k0 * p.n.next_multiple_of(nr));
+                    (panels.add(depth * panel * nr), nr as isize)
+                }
+                Operand::Plain(at) if self.in_place(panel) => {
+                    let Right::Strided(right) = &p.right;
+                    let at = at.cast::<S>().offset(p.right_slots.offset(batch));
+                    (at.offset(right.wide.at(panel * nr) + right.deep.at(k0)).cast(), right.deep.inner)
+                }
+                Operand::Plain(_) => (self.right_block.add(place * depth * nr).cast_const(), nr as isize),
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! General contraction of two strided operands.
+
+use serde::{Deserialize, Serialize};
+
+use crate::blocked::{Operand, Parts, Product, Right};
+use crate::element::DType;
+use crate::epilogue::Epilogue;
+use crate::isa::Isa;
+use crate::offsets::Offsets;
+use crate::pack::Strided;
+use crate::pool::ThreadPool;
+use crate::skinny::Skinny;
+
+/// One axis of a contraction. Strides are in elements; 0 where the operand lacks the axis (or is broadcast along it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Axis {
+    /// The number of indices.
+    pub extent: usize,
+    /// The distance between neighbours in A.
+    pub stride_a: isize,
+    /// The distance between neighbours in B.
+    pub stride_b: isize,
+    /// The distance between neighbours in C.
+    pub stride_c: isize,
+}
+
+/// `C[batch, m, n] = sum over k of A[batch, m, k] * B[batch, k, n]`.
+///
+/// Each group of axes is flattened in row-major order: its first axis is the most major. `m` axes are those of A and C, `n`
+/// axes those of B and C, `k` axes those of A and B, `batch` axes those of all three; the stride of the absent operand is
+/// ignored. Distinct indices of C must be distinct elements. Groups may be empty (one index) and extents zero (an empty `k`
+/// extent makes C zero).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Contraction {
+    /// Axes that A, B and C share.
+    pub batch: Vec<Axis>,
+    /// Axes of A and C.
+    pub m: Vec<Axis>,
+    /// Axes of B and C.
+    pub n: Vec<Axis>,
+    /// Axes of A and B, summed over.
+    pub k: Vec<Axis>,
+    /// The element type of A, B and C.
+    pub dtype: DType,
+}
+
+/// A contraction prepared for an instruction set and a number of threads.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    form: Form,
+    flops: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    Blocked(Box<Product>),
+    Skinny(Box<Skinny>),
+}
+
+/// The offsets of a group of axes in one operand.
+fn offsets(axes: &[Axis], stride: impl Fn(&Axis) -> isize) -> Offsets {
+    Offsets::new(axes.iter().map(|axis| (axis.extent, stride(axis))))
+}
+
+impl Contraction {
+    /// The plain product of row-major matrices: A is `[m, k]`, B is `[k, n]`, C is `[m, n]`.
+    ///
+    /// ```
+    /// use thalweg_kernels::{Contraction, DType, Isa, ThreadPool};
+    /// let product = Contraction::matrices(2, 2, 2, DType::F32).prepare(Isa::detect(), 1);
+    /// let (a, b) = ([1.0_f32, 2.0, 3.0, 4.0], [5.0_f32, 6.0, 7.0, 8.0]);
+    /// let mut c = [0.0_f32; 4];
+    /// let mut workspace = vec![0_u8; product.workspace_bytes()];
+    /// // SAFETY: the arrays have the shapes of the product and the workspace its size.
+    /// unsafe {
+    ///     let (a, b, c) = (a.as_ptr().cast(), b.as_ptr().cast(), c.as_mut_ptr().cast());
+    ///     product.run(&ThreadPool::new(1), a, b, c, workspace.as_mut_ptr(), None);
+    /// }
+    /// assert_eq!(c, [19.0, 22.0, 43.0, 50.0]);
+    /// ```
+    pub fn matrices(m: usize, n: usize, k: usize, dtype: DType) -> Contraction {
+        let axis = |extent: usize, stride_a: usize, stride_b: usize, stride_c: usize| Axis {
+            extent,
+            stride_a: stride_a as isize,
+            stride_b: stride_b as isize,
+            stride_c: stride_c as isize,
+        };
+        Contraction {
+            batch: Vec::new(),
+            m: vec![axis(m, k, 0, n)],
+            n: vec![axis(n, 0, 1, 1)],
+            k: vec![axis(k, 1, n, 0)],
+            dtype,
+        }
+    }
+
+    /// Floating-point operations of one run: a multiplication and an addition for each index of batch, m, n and k.
+    pub fn flops(&self) -> u64 {
+        let groups = [&self.batch, &self.m, &self.n, &self.k];
+        2 * groups.iter().flat_map(|group| group.iter()).map(|axis| axis.extent as u64).product::<u64>()
+    }
+
+    /// Fixes offsets, blocking and the kind of kernel, for `threads` threads.
+    ///
+    /// An instruction set that this machine lacks is replaced by the widest that it has.
+    ///
+    /// # Panics
+    /// When the number of indices of a group does not fit in `usize`.
+    pub fn prepare(&self, isa: Isa, threads: usize) -> Prepared {
+        let isa = isa.or_detected();
+        let a_batch = offsets(&self.batch, |axis| axis.stride_a);
+        let b_batch = offsets(&self.batch, |axis| axis.stride_b);
+        let c_batch = offsets(&self.batch, |axis| axis.stride_c);
+        let a = Strided {
+            wide: offsets(&self.m, |axis| axis.stride_a),
+            deep: offsets(&self.k, |axis| axis.stride_a),
+        };
+        let b = Strided {
+            wide: offsets(&self.n, |axis| axis.stride_b),
+            deep: offsets(&self.k, |axis| axis.stride_b),
+        };
+        let c_rows = offsets(&self.m, |axis| axis.stride_c);
+        let c_columns = offsets(&self.n, |axis| axis.stride_c);
+        let flops = self.flops();
+        let skinny = Skinny::new(crate::skinny::Parts {
+            isa,
+            threads,
+            dtype: self.dtype,
+            a: &a,
+            a_batch: &a_batch,
+            b: &b,
+            b_batch: &b_batch,
+            c_batch: &c_batch,
+            c_rows: &c_rows,
+            c_columns: &c_columns,
+        });
+        if let Some(skinny) = skinny {
+            return Prepared { form: Form::Skinny(Box::new(skinny)), flops };
+        }
+        // The vectors of the micro-kernel lie along C's columns, so those are to be side by side.
+        let swapped = c_rows.inner == 1 && c_rows.len > 1 && (c_columns.inner != 1 || c_columns.len == 1);
+        let product = if swapped {
+            Product::new(Parts {
+                isa,
+                threads,
+                dtype: self.dtype,
+                left: b,
+                left_batch: b_batch,
+                right: Right::Strided(a),
+                right_batch: a_batch,
+                c_batch,
+                c_rows: c_columns,
+                c_columns: c_rows,
+                swapped,
+            })
+        } else {
+            Product::new(Parts {
+                isa,
+                threads,
+                dtype: self.dtype,
+                left: a,
+                left_batch: a_batch,
+                right: Right::Strided(b),
+                right_batch: b_batch,
+                c_batch,
+                c_rows,
+                c_columns,
+                swapped,
+            })
+        };
+        Prepared { form: Form::Blocked(Box::new(product)), flops }
+    }
+}
+
+impl Prepared {
+    /// Bytes of workspace that a run needs; of any alignment, its contents do not matter before or after.
+    pub fn workspace_bytes(&self) -> usize {
+        match &self.form {
+            Form::Blocked(product) => product.workspace_bytes(),
+            Form::Skinny(skinny) => skinny.workspace_bytes(),
+        }
+    }
+
+    /// Floating-point (or integer) operations of one run.
+    pub fn flops(&self) -> u64 {
+        self.flops
+    }
+
+    /// Computes C. Allocates nothing.
+    ///
+    /// # Safety
+    /// - `a`, `b` and `c` point to the element at offset 0 of operands that are valid at every described offset, aligned for
+    ///   their element type; no element of C is shared with A, B or the workspace, and nobody else uses C meanwhile.
+    /// - `workspace` has `workspace_bytes()` bytes, used by nobody else meanwhile.
+    /// - The epilogue's function is sound for its buffers and for every tile of C, from any thread of the pool, in parallel.
+    pub unsafe fn run(
+        &self,
+        pool: &ThreadPool,
+        a: *const u8,
+        b: *const u8,
+        c: *mut u8,
+        workspace: *mut u8,
+        epilogue: Option<Epilogue>,
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.run_operands(pool, a, Operand::Plain(b), c, workspace, epilogue.as_ref()) }
+    }
+
+    /// Computes C from a B that was packed by [`pack_b`](Self::pack_b) of this very preparation.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run), with `packed_b` (aligned to 8 bytes) what `pack_b` wrote.
+    pub unsafe fn run_packed_b(
+        &self,
+        pool: &ThreadPool,
+        a: *const u8,
+        packed_b: *const u8,
+        c: *mut u8,
+        workspace: *mut u8,
+        epilogue: Option<Epilogue>,
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.run_operands(pool, a, Operand::Packed(packed_b), c, workspace, epilogue.as_ref()) }
+    }
+
+    unsafe fn run_operands(
+        &self,
+        pool: &ThreadPool,
+        a: *const u8,
+        b: Operand,
+        c: *mut u8,
+        workspace: *mut u8,
+        epilogue: Option<&Epilogue>,
+    ) {
+        let a = Operand::Plain(a);
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match &self.form {
+                Form::Blocked(product) if product.swapped => product.run(pool, b, a, c, workspace, epilogue),
+                Form::Blocked(product) => product.run(pool, a, b, c, workspace, epilogue),
+                Form::Skinny(skinny) => skinny.run(pool, a, b, c, workspace, epilogue),
+            }
+        }
+    }
+
+    /// Bytes of a packed B, the same batch element counted once where B is broadcast.
+    pub fn packed_b_bytes(&self) -> usize {
+        match &self.form {
+            Form::Blocked(product) if product.swapped => product.packed_left_bytes(),
+            Form::Blocked(product) => product.packed_right_bytes(),
+            Form::Skinny(skinny) => skinny.packed_b_bytes(),
+        }
+    }
+
+    /// Brings a constant B into the order that the kernels read, once for many runs.
+    ///
+    /// # Safety
+    /// `b` is a valid B as for [`run`](Self::run); `out` has `packed_b_bytes()` bytes and is aligned to 8 bytes, better to 64.
+    pub unsafe fn pack_b(&self, b: *const u8, out: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match &self.form {
+                Form::Blocked(product) if product.swapped => product.pack_left(b, out),
+                Form::Blocked(product) => product.pack_right(b, out),
+                Form::Skinny(skinny) => skinny.pack_b(b, out),
+            }
+        }
+    }
+}

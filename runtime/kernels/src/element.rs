@@ -1,0 +1,173 @@
+//! Element types: how they are stored, and in what they are computed.
+
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+/// The element type of the operands and of the result of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DType {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary64.
+    F64,
+    /// IEEE 754 binary16; summed in binary32, rounded once at the end.
+    F16,
+    /// The upper half of a binary32; summed in binary32, rounded once at the end.
+    Bf16,
+    /// 32-bit signed integer, wrapping.
+    I32,
+    /// 64-bit signed integer, wrapping.
+    I64,
+    /// 8-bit signed integer, wrapping.
+    I8,
+    /// 8-bit unsigned integer, wrapping.
+    U8,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F32 | DType::I32 => 4,
+            DType::F64 | DType::I64 => 8,
+            DType::F16 | DType::Bf16 => 2,
+            DType::I8 | DType::U8 => 1,
+        }
+    }
+
+    /// Bytes of the type in which elements are multiplied and summed.
+    pub(crate) fn compute_bytes(self) -> usize {
+        match self {
+            DType::F32 | DType::F16 | DType::Bf16 | DType::I32 | DType::I8 | DType::U8 => 4,
+            DType::F64 | DType::I64 => 8,
+        }
+    }
+
+    /// Whether elements are stored in another type than they are computed in.
+    pub(crate) fn is_narrow(self) -> bool {
+        self.bytes() != self.compute_bytes()
+    }
+}
+
+/// A type in which products are formed and summed.
+pub(crate) trait Compute: Copy + Default + Send + Sync + 'static {
+    /// `self * b + c`, not necessarily fused.
+    fn mul_add(self, b: Self, c: Self) -> Self;
+    /// `self + b`.
+    fn add(self, b: Self) -> Self;
+}
+
+macro_rules! float_compute {
+    ($($t:ty)*) => {$(
+        impl Compute for $t {
+            #[inline(always)]
+            fn mul_add(self, b: Self, c: Self) -> Self {
+                // Fused only where the instruction is always there: elsewhere it would be a library call.
+                if cfg!(target_arch = "aarch64") { <$t>::mul_add(self, b, c) } else { self * b + c }
+            }
+            #[inline(always)]
+            fn add(self, b: Self) -> Self {
+                self + b
+            }
+        }
+    )*};
+}
+float_compute!(f32 f64);
+
+macro_rules! int_compute {
+    ($($t:ty)*) => {$(
+        impl Compute for $t {
+            #[inline(always)]
+            fn mul_add(self, b: Self, c: Self) -> Self {
+                self.wrapping_mul(b).wrapping_add(c)
+            }
+            #[inline(always)]
+            fn add(self, b: Self) -> Self {
+                self.wrapping_add(b)
+            }
+        }
+    )*};
+}
+int_compute!(i32 i64);
+
+/// A type in which elements lie in memory.
+pub(crate) trait Storage: Copy + Send + Sync + 'static {
+    /// What it is computed in; the same type, or a wider one.
+    type Compute: crate::tile::Kernel;
+    /// Whether `Compute` is this type.
+    const SAME: bool;
+    /// The value, exactly.
+    fn widen(self) -> Self::Compute;
+    /// The nearest value (ties to even), or the low bits of an integer.
+    fn narrow(value: Self::Compute) -> Self;
+}
+
+macro_rules! storage {
+    ($($t:ty, $c:ty, $same:literal, $widen:expr, $narrow:expr;)*) => {$(
+        impl Storage for $t {
+            type Compute = $c;
+            const SAME: bool = $same;
+            #[inline(always)]
+            fn widen(self) -> $c {
+                let widen: fn($t) -> $c = $widen;
+                widen(self)
+            }
+            #[inline(always)]
+            fn narrow(value: $c) -> $t {
+                let narrow: fn($c) -> $t = $narrow;
+                narrow(value)
+            }
+        }
+    )*};
+}
+storage! {
+    f32, f32, true, |x| x, |x| x;
+    f64, f64, true, |x| x, |x| x;
+    i32, i32, true, |x| x, |x| x;
+    i64, i64, true, |x| x, |x| x;
+    f16, f32, false, f16::to_f32, f16::from_f32;
+    bf16, f32, false, |x| f32::from_bits(u32::from(x.to_bits()) << 16), bf16::from_f32;
+    i8, i32, false, i32::from, |x| x as i8;
+    u8, i32, false, i32::from, |x| x as u8;
+}
+
+/// Evaluates an expression with a type bound to the storage type of a `DType`.
+macro_rules! with_storage {
+    ($dtype:expr, $s:ident => $body:expr) => {
+        match $dtype {
+            $crate::element::DType::F32 => {
+                type $s = f32;
+                $body
+            }
+            $crate::element::DType::F64 => {
+                type $s = f64;
+                $body
+            }
+            $crate::element::DType::F16 => {
+                type $s = half::f16;
+                $body
+            }
+            $crate::element::DType::Bf16 => {
+                type $s = half::bf16;
+                $body
+            }
+            $crate::element::DType::I32 => {
+                type $s = i32;
+                $body
+            }
+            $crate::element::DType::I64 => {
+                type $s = i64;
+                $body
+            }
+            $crate::element::DType::I8 => {
+                type $s = i8;
+                $body
+            }
+            $crate::element::DType::U8 => {
+                type $s = u8;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_storage;

@@ -1,0 +1,180 @@
+//! Copying a block of an operand into the order in which a micro-kernel reads it.
+
+use crate::element::Storage;
+use crate::isa::Work;
+use crate::offsets::Offsets;
+
+/// A matrix seen from one side of the product: `wide` indices run across a panel, `deep` ones along the sum.
+#[derive(Clone, Debug)]
+pub(crate) struct Strided {
+    pub wide: Offsets,
+    pub deep: Offsets,
+}
+
+/// Packs one panel: `to[k * width + i] = from[wide(first + i) + deep(k0 + k)]` for `i < count`, zero for `count <= i < width`.
+pub(crate) struct PackPanel<'a, S: Storage> {
+    pub to: *mut S::Compute,
+    pub width: usize,
+    pub from: *const S,
+    pub matrix: &'a Strided,
+    pub first: usize,
+    pub count: usize,
+    pub k0: usize,
+    pub depth: usize,
+}
+
+impl<S: Storage> Work for PackPanel<'_, S> {
+    /// # Safety
+    /// `from` is valid at every offset of the block, `to` for `depth * width` elements.
+    #[inline(always)]
+    unsafe fn go(self) {
+        let Strided { wide, deep } = self.matrix;
+        // SAFETY: all reads are at offsets of the block, all writes below depth * width, as the contract says.
+        unsafe {
+            if wide.inner == 1 && wide.even_from(self.first, self.count) == self.count {
+                let from = self.from.offset(wide.at(self.first));
+                match (self.count == self.width, self.width) {
+                    (true, 32) => self.copy_rows::<32>(from),
+                    (true, 16) => self.copy_rows::<16>(from),
+                    (true, 12) => self.copy_rows::<12>(from),
+                    (true, 8) => self.copy_rows::<8>(from),
+                    (true, 6) => self.copy_rows::<6>(from),
+                    _ => self.copy_any(from),
+                }
+                return;
+            }
+            let mut done = 0;
+            while done < self.depth {
+                let run = deep.even_from(self.k0 + done, self.depth - done);
+                self.transpose(done, run);
+                done += run;
+            }
+            self.zero_rest();
+        }
+    }
+}
+
+impl<S: Storage> PackPanel<'_, S> {
+    /// Elements of a panel lie side by side: whole rows are copied.
+    #[inline(always)]
+    unsafe fn copy_rows<const N: usize>(&self, from: *const S) {
+        for k in 0..self.depth {
+            // SAFETY: as for `go`.
+            unsafe {
+                let row = from.offset(self.matrix.deep.at(self.k0 + k)).cast::<[S; N]>().read_unaligned();
+                self.to.add(k * N).cast::<[S::Compute; N]>().write_unaligned(row.map(S::widen));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn copy_any(&self, from: *const S) {
+        for k in 0..self.depth {
+            // SAFETY: as for `go`.
+            unsafe {
+                let row = from.offset(self.matrix.deep.at(self.k0 + k));
+                let to = self.to.add(k * self.width);
+                for i in 0..self.count {
+                    *to.add(i) = (*row.add(i)).widen();
+                }
+                for i in self.count..self.width {
+                    *to.add(i) = S::Compute::default();
+                }
+            }
+        }
+    }
+
+    /// Steps `start .. start + run` of the sum are evenly spaced: walks along them, four panel columns at a time.
+    #[inline(always)]
+    unsafe fn transpose(&self, start: usize, run: usize) {
+        let Strided { wide, deep } = self.matrix;
+        let step = deep.inner;
+        // SAFETY: as for `go`.
+        unsafe {
+            let base = self.from.offset(deep.at(self.k0 + start));
+            let to = self.to.add(start * self.width);
+            let mut i = 0;
+            while i + 4 <= self.count {
+                let rows: [*const S; 4] = std::array::from_fn(|r| base.offset(wide.at(self.first + i + r)));
+                let to = to.add(i);
+                let mut k = 0;
+                if step == 1 {
+                    while k + 4 <= run {
+                        let block =
+                            rows.map(|row| row.add(k).cast::<[S; 4]>().read_unaligned().map(S::widen));
+                        for j in 0..4 {
+                            let column: [S::Compute; 4] = std::array::from_fn(|r| block[r][j]);
+                            to.add((k + j) * self.width).cast::<[S::Compute; 4]>().write_unaligned(column);
+                        }
+                        k += 4;
+                    }
+                }
+                for k in k..run {
+                    let column = rows.map(|row| (*row.offset(k as isize * step)).widen());
+                    to.add(k * self.width).cast::<[S::Compute; 4]>().write_unaligned(column);
+                }
+                i += 4;
+            }
+            for i in i..self.count {
+                let row = base.offset(wide.at(self.first + i));
+                for k in 0..run {
+                    *to.add(k * self.width + i) = (*row.offset(k as isize * step)).widen();
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_rest(&self) {
+        if self.count == self.width {
+            return;
+        }
+        for k in 0..self.depth {
+            for i in self.count..self.width {
+                // SAFETY: below depth * width.
+                unsafe { *self.to.add(k * self.width + i) = S::Compute::default() };
+            }
+        }
+    }
+}
+
+/// Rounds finished sums to the stored type: `to[rows(i) + columns(j)] = from[i * step + j]`.
+pub(crate) struct Narrow<'a, S: Storage> {
+    pub from: *const S::Compute,
+    pub step: usize,
+    pub to: *mut S,
+    pub rows: &'a Offsets,
+    pub m: (usize, usize),
+    pub columns: &'a Offsets,
+    pub n: (usize, usize),
+}
+
+impl<S: Storage> Work for Narrow<'_, S> {
+    /// # Safety
+    /// `from` is valid for the rows, `to` at every offset of the tile.
+    #[inline(always)]
+    unsafe fn go(self) {
+        // SAFETY: as the contract says.
+        unsafe {
+            for i in self.m.0..self.m.1 {
+                let from = self.from.add((i - self.m.0) * self.step);
+                let to = self.to.offset(self.rows.at(i));
+                let mut j = self.n.0;
+                while j < self.n.1 {
+                    let run = self.columns.even_from(j, self.n.1 - j);
+                    let (from, to) = (from.add(j - self.n.0), to.offset(self.columns.at(j)));
+                    if self.columns.inner == 1 {
+                        for x in 0..run {
+                            *to.add(x) = S::narrow(*from.add(x));
+                        }
+                    } else {
+                        for x in 0..run {
+                            *to.offset(x as isize * self.columns.inner) = S::narrow(*from.add(x));
+                        }
+                    }
+                    j += run;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The micro-kernels: a tile of C held in registers while k runs.
+
+use crate::element::Compute;
+use crate::isa::Isa;
+use crate::simd::{Lanes, Vector};
+
+/// One call of a micro-kernel: `C[i, j] (+)= sum_k a[k * a_step + i] * b[k * b_step + j]`.
+pub(crate) struct Tile<T> {
+    /// Terms of the sum.
+    pub k: usize,
+    pub a: *const T,
+    pub a_step: usize,
+    pub b: *const T,
+    pub b_step: isize,
+    /// The address of column 0 of each row of C.
+    pub rows: *const *mut T,
+    /// The tile's first column, in elements from the addresses in `rows`.
+    pub column: isize,
+    /// Columns of C that are stored; the kernel of `v` vectors takes more than `v - 1` and at most `v` vectors of them.
+    pub columns: usize,
+    /// Whether to add to what is in C.
+    pub accumulate: bool,
+}
+
+/// A micro-kernel.
+///
+/// # Safety
+/// The machine must have the instruction set of the table it came from. `a` must be valid for its rows at each of `k` steps,
+/// `b` for whole vectors at each step, `rows` for the kernel's rows, and C writable and not shared.
+pub(crate) type TileFn<T> = unsafe fn(&Tile<T>);
+
+/// The micro-kernels of one element type and instruction set.
+pub(crate) struct Kernels<T: 'static> {
+    /// Elements in a vector.
+    pub lanes: usize,
+    /// The kernel for `v + 1` vectors of columns and `r + 1` rows is `tiles[v][r]`; the largest are the regular ones.
+    pub tiles: &'static [&'static [TileFn<T>]],
+}
+
+impl<T> Kernels<T> {
+    /// Rows of the largest tile.
+    pub(crate) fn mr(&self) -> usize {
+        self.tiles[0].len()
+    }
+
+    /// Columns of the largest tile.
+    pub(crate) fn nr(&self) -> usize {
+        self.lanes * self.tiles.len()
+    }
+
+    /// The kernel for `rows` rows and `columns` columns.
+    #[inline(always)]
+    pub(crate) fn tile(&self, rows: usize, columns: usize) -> TileFn<T> {
+        self.tiles[(columns - 1) / self.lanes][rows - 1]
+    }
+}
+
+/// A type for which there are micro-kernels.
+pub(crate) trait Kernel: Compute {
+    /// Its micro-kernels for `isa`.
+    fn kernels(isa: Isa) -> &'static Kernels<Self>;
+}
+
+/// How many steps ahead of the sum B is fetched: at some two cycles a step and row this covers the latency of L2.
+const AHEAD: isize = 8;
+
+#[inline(always)]
+fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, whatever the address; SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// # Safety
+/// As for [`TileFn`].
+#[inline(always)]
+unsafe fn tile<V: Vector, const R: usize, const W: usize>(t: &Tile<V::T>) {
+    // SAFETY: the caller vouches for the instruction set and every address; all accesses are those the contract names.
+    unsafe {
+        let mut sum = [[V::zero(); W]; R];
+        let (mut a, mut b) = (t.a, t.b);
+        let (a_step, b_step) = (t.a_step, t.b_step);
+        for i in 0..R {
+            let row = (*t.rows.add(i)).wrapping_offset(t.column);
+            prefetch(row);
+            if W * V::LANES * size_of::<V::T>() > 64 {
+                prefetch(row.wrapping_add(t.columns - 1));
+            }
+        }
+        macro_rules! step {
+            () => {{
+                let mut right = [V::zero(); W];
+                for (v, right) in right.iter_mut().enumerate() {
+                    *right = V::load(b.add(v * V::LANES));
+                    prefetch(b.wrapping_offset(AHEAD * b_step).wrapping_add(v * V::LANES));
+                }
+                for i in 0..R {
+                    let left = V::splat(a.add(i));
+                    for v in 0..W {
+                        sum[i][v] = left.mul_add(right[v], sum[i][v]);
+                    }
+                }
+                a = a.wrapping_add(a_step);
+                b = b.wrapping_offset(b_step);
+            }};
+        }
+        for _ in 0..t.k / 4 {
+            step!();
+            step!();
+            step!();
+            step!();
+        }
+        for _ in 0..t.k % 4 {
+            step!();
+        }
+        let last = t.columns - (W - 1) * V::LANES;
+        for (i, sum) in sum.iter().enumerate() {
+            let row = (*t.rows.add(i)).offset(t.column);
+            for (v, sum) in sum.iter().enumerate() {
+                let to = row.add(v * V::LANES);
+                if v + 1 < W || last == V::LANES {
+                    let sum = if t.accumulate { sum.add(V::load(to)) } else { *sum };
+                    sum.store(to);
+                } else {
+                    let sum = if t.accumulate { sum.add(V::load_first(to, last)) } else { *sum };
+                    sum.store_first(to, last);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn tile_avx512<V: Vector, const R: usize, const W: usize>(t: &Tile<V::T>) {
+    // SAFETY: passed on to the caller.
+    unsafe { tile::<V, R, W>(t) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_avx2<V: Vector, const R: usize, const W: usize>(t: &Tile<V::T>) {
+    // SAFETY: passed on to the caller.
+    unsafe { tile::<V, R, W>(t) }
+}
+
+macro_rules! table {
+    ($f:ident, $v:ty, $t:ty; $($r:literal)*) => {
+        Kernels::<$t> {
+            lanes: <$v as Vector>::LANES,
+            tiles: &[&[$($f::<$v, $r, 1> as TileFn<$t>),*], &[$($f::<$v, $r, 2> as TileFn<$t>),*]],
+        }
+    };
+}
+
+/// The shapes fill the registers: 12 x 2 of 32 vectors, 6 x 2 of 16, 4 x 2 of what a portable target has at least.
+macro_rules! float_kernel {
+    ($t:ty, $wide:ident, $mid:ident, $n:literal) => {
+        impl Kernel for $t {
+            fn kernels(isa: Isa) -> &'static Kernels<Self> {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    use crate::simd::x86::{$mid, $wide};
+                    static AVX512: Kernels<$t> = table!(tile_avx512, $wide, $t; 1 2 3 4 5 6 7 8 9 10 11 12);
+                    static AVX2: Kernels<$t> = table!(tile_avx2, $mid, $t; 1 2 3 4 5 6);
+                    match isa {
+                        Isa::Avx512 => return &AVX512,
+                        Isa::Avx2 => return &AVX2,
+                        Isa::Portable => {}
+                    }
+                }
+                let _ = isa;
+                static PORTABLE: Kernels<$t> = table!(tile, Lanes<$t, $n>, $t; 1 2 3 4);
+                &PORTABLE
+            }
+        }
+    };
+}
+float_kernel!(f32, F32x16, F32x8, 4);
+float_kernel!(f64, F64x8, F64x4, 2);
+
+/// Integers take the array form everywhere, compiled for the instruction set.
+macro_rules! int_kernel {
+    ($t:ty, $wide:literal, $mid:literal, $n:literal) => {
+        impl Kernel for $t {
+            fn kernels(isa: Isa) -> &'static Kernels<Self> {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    static AVX512: Kernels<$t> = table!(tile_avx512, Lanes<$t, $wide>, $t; 1 2 3 4 5 6 7 8);
+                    static AVX2: Kernels<$t> = table!(tile_avx2, Lanes<$t, $mid>, $t; 1 2 3 4);
+                    match isa {
+                        Isa::Avx512 => return &AVX512,
+                        Isa::Avx2 => return &AVX2,
+                        Isa::Portable => {}
+                    }
+                }
+                let _ = isa;
+                static PORTABLE: Kernels<$t> = table!(tile, Lanes<$t, $n>, $t; 1 2 3 4);
+                &PORTABLE
+            }
+        }
+    };
+}
+int_kernel!(i32, 8, 8, 4);
+int_kernel!(i64, 4, 4, 2);

@@ -1,0 +1,5 @@
+//! The kernels against obvious loops, on every instruction set of this machine.
+
+mod contract;
+mod pool;
+mod support;
