@@ -1,0 +1,3 @@
+//! Tests of the language, from text to graph.
+
+mod syntax;
