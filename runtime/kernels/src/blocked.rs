@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::convolve::{Gather, GatherPanel};
 use crate::element::{DType, Storage};
 use crate::epilogue::{self, Epilogue};
 use crate::isa::Isa;
@@ -21,6 +22,8 @@ use crate::tile::{Kernel, Kernels, Tile};
 pub(crate) enum Right {
     /// A matrix with offsets that are sums over its two sides.
     Strided(Strided),
+    /// A convolution's matrix, never written down.
+    Gather(Gather),
 }
 
 /// An operand as given to a run.
@@ -128,10 +131,12 @@ impl Product {
                     && right.wide.is_even()
                     && right.deep.is_even()
             }
+            Right::Gather(_) => false,
         };
         let right_cost = match &right {
             Right::Strided(right) if right.wide.inner == 1 => 3.0,
             Right::Strided(_) => 8.0,
+            Right::Gather(_) => 12.0,
         };
         let left_slots = Slots::new(&left_batch);
         let shape = Shape {
@@ -300,6 +305,9 @@ impl Product {
             match &self.right {
                 Right::Strided(matrix) => {
                     self.isa.call(PackPanel { to, width, from, matrix, first, count, k0, depth });
+                }
+                Right::Gather(gather) => {
+                    self.isa.call(GatherPanel { to, width, from, gather, first, count, k0, depth });
                 }
             }
         }
@@ -574,18 +582,19 @@ impl<S: Storage> Task<'_, S> {
         let nr = p.blocking.nr;
         // SAFETY: passed on to the caller.
         unsafe {
-            match self.right {
-                Operand::Packed(at) => {
+            match (self.right, &p.right) {
+                (Operand::Packed(at), _) => {
                     let slot = at.add(p.right_slots.of(batch) * p.right_slot_bytes());
                     let panels = slot.cast::<S::Compute>().add(k0 * p.n.next_multiple_of(nr));
                     (panels.add(depth * panel * nr), nr as isize)
                 }
-                Operand::Plain(at) if self.in_place(panel) => {
-                    let Right::Strided(right) = &p.right;
+                (Operand::Plain(at), Right::Strided(right)) if self.in_place(panel) => {
                     let at = at.cast::<S>().offset(p.right_slots.offset(batch));
                     (at.offset(right.wide.at(panel * nr) + right.deep.at(k0)).cast(), right.deep.inner)
                 }
-                Operand::Plain(_) => (self.right_block.add(place * depth * nr).cast_const(), nr as isize),
+                (Operand::Plain(_), _) => {
+                    (self.right_block.add(place * depth * nr).cast_const(), nr as isize)
+                }
             }
         }
     }

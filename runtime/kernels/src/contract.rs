@@ -203,7 +203,9 @@ impl Prepared {
         epilogue: Option<Epilogue>,
     ) {
         // SAFETY: passed on to the caller.
-        unsafe { self.run_operands(pool, a, Operand::Plain(b), c, workspace, epilogue.as_ref()) }
+        unsafe {
+            self.run_operands(pool, Operand::Plain(a), Operand::Plain(b), c, workspace, epilogue.as_ref())
+        }
     }
 
     /// Computes C from a B that was packed by [`pack_b`](Self::pack_b) of this very preparation.
@@ -220,25 +222,75 @@ impl Prepared {
         epilogue: Option<Epilogue>,
     ) {
         // SAFETY: passed on to the caller.
-        unsafe { self.run_operands(pool, a, Operand::Packed(packed_b), c, workspace, epilogue.as_ref()) }
+        unsafe {
+            self.run_operands(
+                pool,
+                Operand::Plain(a),
+                Operand::Packed(packed_b),
+                c,
+                workspace,
+                epilogue.as_ref(),
+            )
+        }
     }
 
-    unsafe fn run_operands(
+    pub(crate) unsafe fn run_operands(
         &self,
         pool: &ThreadPool,
-        a: *const u8,
+        a: Operand,
         b: Operand,
         c: *mut u8,
         workspace: *mut u8,
         epilogue: Option<&Epilogue>,
     ) {
-        let a = Operand::Plain(a);
         // SAFETY: passed on to the caller.
         unsafe {
             match &self.form {
                 Form::Blocked(product) if product.swapped => product.run(pool, b, a, c, workspace, epilogue),
                 Form::Blocked(product) => product.run(pool, a, b, c, workspace, epilogue),
                 Form::Skinny(skinny) => skinny.run(pool, a, b, c, workspace, epilogue),
+            }
+        }
+    }
+
+    /// Computes C from an A that was packed by [`pack_a`](Self::pack_a) of this very preparation.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run), with `packed_a` (aligned to 8 bytes) what `pack_a` wrote.
+    pub unsafe fn run_packed_a(
+        &self,
+        pool: &ThreadPool,
+        packed_a: *const u8,
+        b: *const u8,
+        c: *mut u8,
+        workspace: *mut u8,
+        epilogue: Option<Epilogue>,
+    ) {
+        let (a, b) = (Operand::Packed(packed_a), Operand::Plain(b));
+        // SAFETY: passed on to the caller.
+        unsafe { self.run_operands(pool, a, b, c, workspace, epilogue.as_ref()) }
+    }
+
+    /// Bytes of a packed A, the same batch element counted once where A is broadcast.
+    pub fn packed_a_bytes(&self) -> usize {
+        match &self.form {
+            Form::Blocked(product) if product.swapped => product.packed_right_bytes(),
+            Form::Blocked(product) => product.packed_left_bytes(),
+            Form::Skinny(skinny) => skinny.packed_a_bytes(),
+        }
+    }
+
+    /// Brings a constant A into the order that the kernels read, once for many runs.
+    ///
+    /// # Safety
+    /// `a` is a valid A as for [`run`](Self::run); `out` has `packed_a_bytes()` bytes and is aligned to 8 bytes, better to 64.
+    pub unsafe fn pack_a(&self, a: *const u8, out: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match &self.form {
+                Form::Blocked(product) if product.swapped => product.pack_right(a, out),
+                Form::Blocked(product) => product.pack_left(a, out),
+                Form::Skinny(skinny) => skinny.pack_a(a, out),
             }
         }
     }

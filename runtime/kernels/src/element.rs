@@ -100,6 +100,37 @@ pub(crate) trait Storage: Copy + Send + Sync + 'static {
     fn widen(self) -> Self::Compute;
     /// The nearest value (ties to even), or the low bits of an integer.
     fn narrow(value: Self::Compute) -> Self;
+
+    /// Writes four elements of each of four rows as columns: `to[j * step + i] = rows[i][j]`.
+    ///
+    /// # Safety
+    /// Four elements at each row, and room for them at `to`.
+    #[inline(always)]
+    unsafe fn transpose4(rows: [*const Self; 4], to: *mut Self::Compute, step: usize) {
+        // SAFETY: passed on to the caller; the words of a vector are those of four 4-byte elements.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if Self::SAME && size_of::<Self>() == 4 {
+                use std::arch::x86_64::{
+                    _mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps,
+                    _mm_unpacklo_ps,
+                };
+                let [a, b, c, d] = rows.map(|row| _mm_loadu_ps(row.cast()));
+                let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
+                let (ef, gh) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
+                _mm_storeu_ps(to.cast(), _mm_movelh_ps(ab, cd));
+                _mm_storeu_ps(to.add(step).cast(), _mm_movehl_ps(cd, ab));
+                _mm_storeu_ps(to.add(2 * step).cast(), _mm_movelh_ps(ef, gh));
+                _mm_storeu_ps(to.add(3 * step).cast(), _mm_movehl_ps(gh, ef));
+                return;
+            }
+            let block = rows.map(|row| row.cast::<[Self; 4]>().read_unaligned().map(Self::widen));
+            for j in 0..4 {
+                let column: [Self::Compute; 4] = std::array::from_fn(|i| block[i][j]);
+                to.add(j * step).cast::<[Self::Compute; 4]>().write_unaligned(column);
+            }
+        }
+    }
 }
 
 macro_rules! storage {

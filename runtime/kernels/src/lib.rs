@@ -7,6 +7,7 @@
 
 mod blocked;
 mod contract;
+mod convolve;
 mod element;
 mod epilogue;
 mod isa;
@@ -19,6 +20,7 @@ mod skinny;
 mod tile;
 
 pub use contract::{Axis, Contraction, Prepared};
+pub use convolve::{Convolution, Direction, PreparedConvolution};
 pub use element::DType;
 pub use epilogue::Epilogue;
 pub use isa::Isa;

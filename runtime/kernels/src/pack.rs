@@ -100,12 +100,7 @@ impl<S: Storage> PackPanel<'_, S> {
                 let mut k = 0;
                 if step == 1 {
                     while k + 4 <= run {
-                        let block =
-                            rows.map(|row| row.add(k).cast::<[S; 4]>().read_unaligned().map(S::widen));
-                        for j in 0..4 {
-                            let column: [S::Compute; 4] = std::array::from_fn(|r| block[r][j]);
-                            to.add((k + j) * self.width).cast::<[S::Compute; 4]>().write_unaligned(column);
-                        }
+                        S::transpose4(rows.map(|row| row.add(k)), to.add(k * self.width), self.width);
                         k += 4;
                     }
                 }

@@ -117,31 +117,50 @@ impl Skinny {
         self.workers * (vector + sums) + ALIGN
     }
 
-    /// A packed B keeps its element type: a packed matrix lies along the sum, row after row.
-    pub(crate) fn packed_b_bytes(&self) -> usize {
-        let elements = if self.matrix_is_a {
-            self.vector_slots.offsets.len() * self.vector.len
-        } else {
+    /// A packed operand keeps its element type: a packed matrix lies along the sum, row after row.
+    fn packed_bytes(&self, matrix: bool) -> usize {
+        let elements = if matrix {
             self.matrix_slots.offsets.len() * self.vector.len * self.c.len
+        } else {
+            self.vector_slots.offsets.len() * self.vector.len
         };
         elements * self.dtype.bytes()
+    }
+
+    pub(crate) fn packed_a_bytes(&self) -> usize {
+        self.packed_bytes(self.matrix_is_a)
+    }
+
+    pub(crate) fn packed_b_bytes(&self) -> usize {
+        self.packed_bytes(!self.matrix_is_a)
+    }
+
+    /// # Safety
+    /// As for `Prepared::pack_a`.
+    pub(crate) unsafe fn pack_a(&self, from: *const u8, to: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.pack(self.matrix_is_a, from, to) }
     }
 
     /// # Safety
     /// As for `Prepared::pack_b`.
     pub(crate) unsafe fn pack_b(&self, from: *const u8, to: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.pack(!self.matrix_is_a, from, to) }
+    }
+
+    unsafe fn pack(&self, matrix: bool, from: *const u8, to: *mut u8) {
         let k = self.vector.len;
         with_storage!(self.dtype, S => {
             let (from, mut to) = (from.cast::<S>(), to.cast::<S>());
-            let (slots, rows) =
-                if self.matrix_is_a { (&self.vector_slots, 1) } else { (&self.matrix_slots, self.c.len) };
+            let (slots, rows) = if matrix { (&self.matrix_slots, self.c.len) } else { (&self.vector_slots, 1) };
             for slot in &slots.offsets {
                 for row in 0..rows {
                     for i in 0..k {
-                        let at = if self.matrix_is_a {
-                            self.vector.at(i)
-                        } else {
+                        let at = if matrix {
                             self.matrix.wide.at(row) + self.matrix.deep.at(i)
+                        } else {
+                            self.vector.at(i)
                         };
                         // SAFETY: the caller's operand is valid at every offset, and `to` has room for all of them.
                         unsafe {

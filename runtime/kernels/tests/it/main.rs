@@ -1,5 +1,6 @@
 //! The kernels against obvious loops, on every instruction set of this machine.
 
 mod contract;
+mod convolve;
 mod pool;
 mod support;
