@@ -392,9 +392,15 @@ impl Product {
                     break;
                 }
                 for index in first..(first + self.blocking.grain).min(tasks) {
-                    let (rest, m_block) = (index / m_blocks, index % m_blocks);
+                    let block = |index: usize| {
+                        let (rest, m_block) = (index / m_blocks, index % m_blocks);
+                        (rest / n_blocks, rest % n_blocks, m_block)
+                    };
+                    // A guess, which only decides what is fetched ahead: the others take as many tasks as this worker.
+                    let ahead = if self.blocking.grain == 1 { workers } else { 1 };
+                    let next = Some(index + ahead).filter(|&next| next < tasks).map(block);
                     // SAFETY: passed on to the caller; tasks are disjoint blocks of C.
-                    unsafe { task.run(rest / n_blocks, rest % n_blocks, m_block) };
+                    unsafe { task.run(block(index), next) };
                 }
             }
         };
@@ -429,12 +435,49 @@ struct Task<'a, S: Storage> {
     epilogue: Option<&'a Epilogue>,
 }
 
+/// What a worker will read soon.
+struct Next {
+    /// A left panel: batch element, row panel, first step of the sum and number of steps.
+    left: Option<(usize, usize, usize, usize)>,
+    /// A right block: batch element, column panels, first step of the sum.
+    right: Option<(usize, std::ops::Range<usize>, usize)>,
+}
+
 /// The most rows that any micro-kernel has.
 const MOST_ROWS: usize = 16;
 
 impl<S: Storage> Task<'_, S> {
-    /// Computes one block of C.
-    unsafe fn run(&self, batch: usize, n_block: usize, m_block: usize) {
+    /// The column panels of a block.
+    fn columns(&self, n_block: usize) -> std::ops::Range<usize> {
+        let blocking = &self.product.blocking;
+        n_block * blocking.task_columns..((n_block + 1) * blocking.task_columns).min(blocking.column_panels)
+    }
+
+    /// Fetches a share of what comes next: the next left panel, and the right block after this one.
+    #[inline(always)]
+    unsafe fn prefetch(&self, next: &Next, share: (usize, usize), left_share: (usize, usize)) {
+        let p = self.product;
+        if let (Operand::Plain(at), Some((batch, panel, k0, depth))) = (self.left, next.left) {
+            let rows = (p.blocking.row(p.m, panel), p.blocking.row(p.m, panel + 1));
+            let from = at.cast::<S>().wrapping_offset(p.left_slots.offset(batch));
+            p.left.prefetch(from, rows, (k0, k0 + depth), left_share);
+        }
+        if let (Operand::Plain(at), Right::Strided(right), Some((batch, columns, k0))) =
+            (self.right, &p.right, &next.right)
+        {
+            let nr = p.blocking.nr;
+            let columns = (columns.start * nr, (columns.end * nr).min(p.n));
+            let from = at.cast::<S>().wrapping_offset(p.right_slots.offset(*batch));
+            right.prefetch(from, columns, (*k0, (k0 + p.blocking.kc).min(p.k)), share);
+        }
+    }
+
+    /// Computes one block of C, given as batch, block of columns and block of rows; `following` is the one that may come next.
+    unsafe fn run(
+        &self,
+        (batch, n_block, m_block): (usize, usize, usize),
+        following: Option<(usize, usize, usize)>,
+    ) {
         let p = self.product;
         let blocking = &p.blocking;
         let rows =
@@ -453,6 +496,13 @@ impl<S: Storage> Task<'_, S> {
                 let last = k0 + depth == p.k;
                 self.fill_right_block(batch, columns.clone(), k0, depth);
                 let mut unfinished = m0;
+                let tiles = rows.len() * columns.len();
+                let mut next = Next { left: None, right: None };
+                if !last {
+                    next.right = Some((batch, columns.clone(), k0 + depth));
+                } else if let Some((batch, n_block, _)) = following {
+                    next.right = Some((batch, self.columns(n_block), 0));
+                }
                 for panel in rows.clone() {
                     let (first, end) = (blocking.row(p.m, panel), blocking.row(p.m, panel + 1));
                     let left = self.left_panel(batch, panel, k0, depth);
@@ -464,10 +514,22 @@ impl<S: Storage> Task<'_, S> {
                             c.offset(p.c_rows.at(first + i)).cast()
                         };
                     }
+                    next.left = if panel + 1 < rows.end {
+                        Some((batch, panel + 1, k0, depth))
+                    } else if !last {
+                        Some((batch, rows.start, k0 + depth, blocking.kc.min(p.k - k0 - depth)))
+                    } else {
+                        following.map(|(batch, _, m_block)| {
+                            (batch, m_block * blocking.task_rows, 0, blocking.kc.min(p.k))
+                        })
+                    };
+                    let done = (panel - rows.start) * columns.len();
                     for panel in columns.clone() {
+                        let place = panel - columns.start;
+                        self.prefetch(&next, (done + place, tiles), (place, columns.len()));
                         let j = panel * blocking.nr;
                         let count = blocking.nr.min(p.n - j);
-                        let (b, b_step) = self.right_panel(batch, panel, panel - columns.start, k0, depth);
+                        let (b, b_step) = self.right_panel(batch, panel, place, k0, depth);
                         let column = if p.scratch { (j - n.0) as isize } else { p.c_columns.at(j) };
                         let tile = Tile {
                             k: depth,

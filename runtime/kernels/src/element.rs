@@ -115,7 +115,8 @@ pub(crate) trait Storage: Copy + Send + Sync + 'static {
                     _mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps,
                     _mm_unpacklo_ps,
                 };
-                let [a, b, c, d] = rows.map(|row| _mm_loadu_ps(row.cast()));
+                let (a, b) = (_mm_loadu_ps(rows[0].cast()), _mm_loadu_ps(rows[1].cast()));
+                let (c, d) = (_mm_loadu_ps(rows[2].cast()), _mm_loadu_ps(rows[3].cast()));
                 let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
                 let (ef, gh) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
                 _mm_storeu_ps(to.cast(), _mm_movelh_ps(ab, cd));
@@ -124,10 +125,10 @@ pub(crate) trait Storage: Copy + Send + Sync + 'static {
                 _mm_storeu_ps(to.add(3 * step).cast(), _mm_movehl_ps(gh, ef));
                 return;
             }
-            let block = rows.map(|row| row.cast::<[Self; 4]>().read_unaligned().map(Self::widen));
             for j in 0..4 {
-                let column: [Self::Compute; 4] = std::array::from_fn(|i| block[i][j]);
-                to.add(j * step).cast::<[Self::Compute; 4]>().write_unaligned(column);
+                for i in 0..4 {
+                    *to.add(j * step + i) = (*rows[i].add(j)).widen();
+                }
             }
         }
     }

@@ -5,6 +5,11 @@
 //! times without allocating. An [`Epilogue`] is called on each finished tile of the result while it is still in cache,
 //! so that what follows a product pointwise costs no pass over memory.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops over the lanes of several arrays at once read best by index"
+)]
+
 mod blocked;
 mod contract;
 mod convolve;

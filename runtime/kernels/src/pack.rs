@@ -62,7 +62,11 @@ impl<S: Storage> PackPanel<'_, S> {
             // SAFETY: as for `go`.
             unsafe {
                 let row = from.offset(self.matrix.deep.at(self.k0 + k)).cast::<[S; N]>().read_unaligned();
-                self.to.add(k * N).cast::<[S::Compute; N]>().write_unaligned(row.map(S::widen));
+                let mut wide = [S::Compute::default(); N];
+                for i in 0..N {
+                    wide[i] = row[i].widen();
+                }
+                self.to.add(k * N).cast::<[S::Compute; N]>().write_unaligned(wide);
             }
         }
     }
@@ -100,12 +104,19 @@ impl<S: Storage> PackPanel<'_, S> {
                 let mut k = 0;
                 if step == 1 {
                     while k + 4 <= run {
-                        S::transpose4(rows.map(|row| row.add(k)), to.add(k * self.width), self.width);
+                        S::transpose4(
+                            [rows[0].add(k), rows[1].add(k), rows[2].add(k), rows[3].add(k)],
+                            to.add(k * self.width),
+                            self.width,
+                        );
                         k += 4;
                     }
                 }
                 for k in k..run {
-                    let column = rows.map(|row| (*row.offset(k as isize * step)).widen());
+                    let mut column = [S::Compute::default(); 4];
+                    for r in 0..4 {
+                        column[r] = (*rows[r].offset(k as isize * step)).widen();
+                    }
                     to.add(k * self.width).cast::<[S::Compute; 4]>().write_unaligned(column);
                 }
                 i += 4;
@@ -170,6 +181,48 @@ impl<S: Storage> Work for Narrow<'_, S> {
                     j += run;
                 }
             }
+        }
+    }
+}
+
+/// Asks for a block of a matrix ahead of its use: rows `outer.0 .. outer.1` of `steps.0`, along `inner` of `steps.1`, which must
+/// be side by side; of `parts` equal shares of the rows, the one numbered `part`.
+pub(crate) fn prefetch_share<S>(
+    from: *const S,
+    steps: (&Offsets, &Offsets),
+    outer: (usize, usize),
+    inner: (usize, usize),
+    (part, parts): (usize, usize),
+) {
+    let rows = outer.1 - outer.0;
+    let Some(len) = inner.1.checked_sub(inner.0).filter(|&len| len > 0) else { return };
+    if steps.1.even_from(inner.0, len) < len {
+        return;
+    }
+    let lines = (len * size_of::<S>()).div_ceil(64);
+    let start = from.wrapping_offset(steps.1.at(inner.0)).cast::<u8>();
+    for row in rows * part / parts..rows * (part + 1) / parts {
+        let at = start.wrapping_offset(steps.0.at(outer.0 + row) * size_of::<S>() as isize);
+        for line in 0..lines {
+            crate::tile::prefetch_l2(at.wrapping_add(64 * line));
+        }
+    }
+}
+
+impl Strided {
+    /// Asks for a share of the block of `wide` and `deep` indices, in whichever order its elements are side by side.
+    #[inline(always)]
+    pub(crate) fn prefetch<S>(
+        &self,
+        from: *const S,
+        wide: (usize, usize),
+        deep: (usize, usize),
+        share: (usize, usize),
+    ) {
+        if self.wide.inner == 1 {
+            prefetch_share(from, (&self.deep, &self.wide), deep, wide, share);
+        } else if self.deep.inner == 1 {
+            prefetch_share(from, (&self.wide, &self.deep), wide, deep, share);
         }
     }
 }

@@ -75,6 +75,18 @@ fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
+/// Asks for a cache line to be brought to the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch_l2(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, whatever the address; SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// # Safety
 /// As for [`TileFn`].
 #[inline(always)]
