@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::convolve::{Gather, GatherPanel};
+use crate::convolve::{Gather, GatherPanel, OVERRUN};
 use crate::element::{DType, Storage};
 use crate::epilogue::{self, Epilogue};
 use crate::isa::Isa;
@@ -68,6 +68,8 @@ pub(crate) struct Product {
     pub c_columns: Offsets,
     /// Whether left and right, m and n are exchanged against what the user described: the epilogue sees the latter.
     pub swapped: bool,
+    /// Columns of one batch element as the user described it, where columns of all of them were put side by side.
+    pub merged: Option<usize>,
     /// Whether sums are kept beside C until they are complete: C is narrower than the sum, or its columns are apart.
     scratch: bool,
     /// Whether the micro-kernel reads full right panels where they lie.
@@ -96,6 +98,7 @@ pub(crate) struct Parts {
     pub c_rows: Offsets,
     pub c_columns: Offsets,
     pub swapped: bool,
+    pub merged: Option<usize>,
 }
 
 impl Product {
@@ -113,6 +116,7 @@ impl Product {
             c_rows,
             c_columns,
             swapped,
+            merged,
         } = parts;
         let (lanes, mr, nr) = crate::element::with_storage!(dtype, S => {
             let kernels = <S as Storage>::Compute::kernels(isa);
@@ -123,9 +127,9 @@ impl Product {
         let scratch = dtype.is_narrow() || !(in_runs || n == 1);
         let right_in_place = match &right {
             Right::Strided(right) => {
-                // Packing pays when a panel is read more than about twice.
+                // Packing pays when a panel is read more than once.
                 k > 0
-                    && m <= 2 * mr
+                    && m <= mr
                     && !dtype.is_narrow()
                     && right.wide.inner == 1
                     && right.wide.is_even()
@@ -172,6 +176,7 @@ impl Product {
             c_rows,
             c_columns,
             swapped,
+            merged,
             scratch,
             right_in_place,
             blocking,
@@ -202,7 +207,7 @@ impl Product {
     fn worker_bytes(&self) -> (usize, usize, usize) {
         let blocking = &self.blocking;
         let bytes = self.dtype.compute_bytes();
-        let right = lines(blocking.kc * blocking.task_columns * blocking.nr * bytes);
+        let right = lines((blocking.kc * blocking.task_columns * blocking.nr + OVERRUN) * bytes);
         let left = lines(blocking.kc * blocking.mr * bytes);
         let sums = blocking.task_rows * blocking.mr * blocking.task_columns * blocking.nr * bytes;
         (right, left, if self.scratch { lines(sums) } else { 0 })
@@ -239,7 +244,7 @@ impl Product {
             for (slot, &offset) in self.right_slots.offsets.iter().enumerate() {
                 // SAFETY: passed on to the caller; each panel lies within the packed operand.
                 unsafe {
-                    let from = from.cast::<S>().offset(offset);
+                    let from = (from.cast::<S>(), offset);
                     let to = to.add(slot * self.right_slot_bytes());
                     for k0 in (0..self.k).step_by(self.blocking.kc) {
                         let depth = self.blocking.kc.min(self.k - k0);
@@ -291,7 +296,7 @@ impl Product {
 
     unsafe fn pack_right_panel<S: Storage>(
         &self,
-        from: *const S,
+        (from, offset): (*const S, isize),
         to: *mut S::Compute,
         panel: usize,
         k0: usize,
@@ -302,12 +307,14 @@ impl Product {
         let count = width.min(self.n - first);
         // SAFETY: passed on to the caller; the instruction set was checked when the product was prepared.
         unsafe {
+            let from = from.offset(offset);
             match &self.right {
                 Right::Strided(matrix) => {
                     self.isa.call(PackPanel { to, width, from, matrix, first, count, k0, depth });
                 }
                 Right::Gather(gather) => {
-                    self.isa.call(GatherPanel { to, width, from, gather, first, count, k0, depth });
+                    let readable = gather.total - offset as usize;
+                    self.isa.call(GatherPanel { to, width, from, gather, readable, first, count, k0, depth });
                 }
             }
         }
@@ -582,7 +589,15 @@ impl<S: Storage> Task<'_, S> {
                 let (rows, columns) = (&p.c_rows, &p.c_columns);
                 p.isa.call(Narrow { from: sums, step, to: c, rows, m, columns, n });
             }
-            if p.swapped {
+            if let Some(columns) = p.merged {
+                let mut from = n.0;
+                while from < n.1 && self.epilogue.is_some() {
+                    let (batch, start) = (from / columns, from % columns);
+                    let end = columns.min(start + n.1 - from);
+                    epilogue::call(self.epilogue, batch, m, (start, end));
+                    from += end - start;
+                }
+            } else if p.swapped {
                 epilogue::call(self.epilogue, batch, n, m);
             } else {
                 epilogue::call(self.epilogue, batch, m, n);
@@ -620,7 +635,7 @@ impl<S: Storage> Task<'_, S> {
         let Operand::Plain(at) = self.right else { return };
         // SAFETY: passed on to the caller.
         unsafe {
-            let from = at.cast::<S>().offset(p.right_slots.offset(batch));
+            let from = (at.cast::<S>(), p.right_slots.offset(batch));
             for panel in panels.clone() {
                 if !self.in_place(panel) {
                     let to = self.right_block.add((panel - panels.start) * depth * p.blocking.nr);

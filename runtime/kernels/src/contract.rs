@@ -152,6 +152,7 @@ impl Contraction {
                 c_rows: c_columns,
                 c_columns: c_rows,
                 swapped,
+                merged: None,
             })
         } else {
             Product::new(Parts {
@@ -166,6 +167,7 @@ impl Contraction {
                 c_rows,
                 c_columns,
                 swapped,
+                merged: None,
             })
         };
         Prepared { form: Form::Blocked(Box::new(product)), flops }

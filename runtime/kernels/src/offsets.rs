@@ -53,6 +53,11 @@ impl Offsets {
         Offsets { len, inner: step, run: len.max(1), table: None }
     }
 
+    /// Offsets one by one.
+    pub(crate) fn listed(offsets: Vec<isize>) -> Offsets {
+        Offsets { len: offsets.len(), inner: 0, run: 1, table: Some(offsets.into()) }
+    }
+
     /// The offset of index `i`, which must be below `len`.
     #[inline(always)]
     pub(crate) fn at(&self, i: usize) -> isize {

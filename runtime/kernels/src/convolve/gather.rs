@@ -8,7 +8,7 @@ use crate::isa::Work;
 pub(crate) struct Place {
     /// Elements from the operand's start, without the spatial axes.
     pub offset: isize,
-    /// Share in the position along each spatial axis, multiplied by that axis' step.
+    /// Share in the position along each spatial axis.
     pub position: [i32; 3],
 }
 
@@ -20,82 +20,51 @@ pub(crate) struct Side {
     pub rise: i32,
 }
 
-/// A matrix whose element (k, j) is the element of a tensor at position `(deep[k] + wide[j]) / step`, or zero where that
-/// is not a whole number or lies outside.
+/// A matrix whose element (k, j) is the element of a tensor at position `deep[k] + wide[j]`, or zero outside of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Gather {
     pub wide: Side,
     pub deep: Side,
-    /// Extents of the spatial axes, the divisors of positions, and the distances between neighbours.
+    /// Extents of the spatial axes, and the distances between neighbours.
     pub extent: [i32; 3],
-    pub step: [i32; 3],
     pub stride: [isize; 3],
+    /// Elements of the whole tensor.
+    pub total: usize,
     /// Whether the runs are those of the wide side (else of the deep side).
     pub wide_runs: bool,
 }
 
-/// Which elements of a run lie inside: `start`, `start + every`, ..., below `end`, the first of them at `at`, the next `stride`
-/// further on each.
+/// Which elements of a run lie inside: those from `start` to `end`, the first of them at `at`.
 struct Inside {
     start: usize,
     end: usize,
-    every: usize,
     at: isize,
-    stride: isize,
 }
 
-const NOTHING: Inside = Inside { start: 0, end: 0, every: 1, at: 0, stride: 0 };
+const NOTHING: Inside = Inside { start: 0, end: 0, at: 0 };
 
 impl Gather {
     /// The elements of a run of `len` that starts where `a` and `b` meet and rises by `rise`.
     #[inline(always)]
     fn inside(&self, a: &Place, b: &Place, rise: i32, len: usize) -> Inside {
-        let mut at = a.offset + b.offset;
-        for axis in 0..2 {
-            let mut position = a.position[axis] + b.position[axis];
-            if self.step[axis] != 1 {
-                if position % self.step[axis] != 0 {
-                    return NOTHING;
-                }
-                position /= self.step[axis];
-            }
-            if position < 0 || position >= self.extent[axis] {
-                return NOTHING;
-            }
-            at += position as isize * self.stride[axis];
+        let (z, y) = (a.position[0] + b.position[0], a.position[1] + b.position[1]);
+        // One comparison does for both ends: what is negative is large without its sign.
+        if z as u32 >= self.extent[0] as u32 || y as u32 >= self.extent[1] as u32 {
+            return NOTHING;
         }
         let (first, extent, len) = (a.position[2] + b.position[2], self.extent[2], len as i32);
-        if self.step[2] == 1 {
-            let (start, end) = if rise == 1 {
-                ((-first).max(0), extent - first)
-            } else {
-                let up = |distance: i32| if distance <= 0 { 0 } else { (distance - 1) / rise + 1 };
-                (up(-first), up(extent - first))
-            };
-            let end = end.clamp(0, len);
-            if start >= end {
-                return NOTHING;
-            }
-            let at = at + (first + start * rise) as isize * self.stride[2];
-            let stride = rise as isize * self.stride[2];
-            Inside { start: start as usize, end: end as usize, every: 1, at, stride }
+        let (start, end) = if rise == 1 {
+            ((-first).max(0), extent - first)
         } else {
-            // Positions rise by one here, so every step-th of them is a whole number.
-            let step = self.step[2];
-            let start = if first < 0 { -first } else { (step - first % step) % step };
-            let end = (step * extent - first).clamp(0, len);
-            if start >= end {
-                return NOTHING;
-            }
-            let at = at + ((first + start) / step) as isize * self.stride[2];
-            Inside {
-                start: start as usize,
-                end: end as usize,
-                every: step as usize,
-                at,
-                stride: self.stride[2],
-            }
+            let up = |distance: i32| if distance <= 0 { 0 } else { (distance - 1) / rise + 1 };
+            (up(-first), up(extent - first))
+        };
+        let end = end.clamp(0, len);
+        if start >= end {
+            return NOTHING;
         }
+        let at = z as isize * self.stride[0] + y as isize * self.stride[1] + (first + start * rise) as isize;
+        Inside { start: start as usize, end: end as usize, at: a.offset + b.offset + at }
     }
 }
 
@@ -105,15 +74,24 @@ pub(crate) struct GatherPanel<'a, S: Storage> {
     pub width: usize,
     pub from: *const S,
     pub gather: &'a Gather,
+    /// Elements of the tensor from `from` on.
+    pub readable: usize,
     pub first: usize,
     pub count: usize,
     pub k0: usize,
     pub depth: usize,
 }
 
+/// Elements moved at a time.
+const BLOCK: usize = 16;
+/// Elements beyond a panel that packing it may overwrite.
+pub(crate) const OVERRUN: usize = BLOCK;
+/// The widest panel of any micro-kernel.
+const WIDEST: usize = 64;
+
 impl<S: Storage> Work for GatherPanel<'_, S> {
     /// # Safety
-    /// `from` is the tensor's start, `to` has `depth * width` elements.
+    /// `from` is the start of a matrix within the tensor, `to` has `depth * width + OVERRUN` elements.
     #[inline(always)]
     unsafe fn go(self) {
         // SAFETY: passed on to the caller.
@@ -126,60 +104,59 @@ impl<S: Storage> GatherPanel<'_, S> {
     #[inline(always)]
     unsafe fn along_rows(&self) {
         let Gather { wide, deep, .. } = self.gather;
+        let mut pieces = [(Place::default(), 0_u32, 0_u32); WIDEST];
+        let (mut known, mut j) = (0, 0);
+        while j < self.count {
+            let index = self.first + j;
+            let len = (wide.run - index % wide.run).min(self.count - j);
+            pieces[known] = (wide.places[index], j as u32, len as u32);
+            known += 1;
+            j += len;
+        }
+        let pieces = &pieces[..known];
         for k in 0..self.depth {
             let row = &deep.places[self.k0 + k];
-            let mut j = 0;
-            while j < self.count {
-                let index = self.first + j;
-                let len = (wide.run - index % wide.run).min(self.count - j);
-                let inside = self.gather.inside(row, &wide.places[index], wide.rise, len);
-                // SAFETY: the piece lies within the tensor, and the row within the panel.
-                unsafe { self.row(&inside, self.to.add(k * self.width + j), len) };
-                j += len;
-            }
-            for j in self.count..self.width {
-                // SAFETY: within the panel.
-                unsafe { *self.to.add(k * self.width + j) = S::Compute::default() };
+            // SAFETY: each piece lies within the tensor. Blocks run over the end of their piece and of the row, into what is
+            // written after them; the last row's end is followed by the overrun.
+            unsafe {
+                let to = self.to.add(k * self.width);
+                for (place, j, len) in pieces {
+                    let inside = self.gather.inside(row, place, wide.rise, *len as usize);
+                    self.piece(&inside, to.add(*j as usize), *len as usize);
+                }
+                if self.count < self.width {
+                    zeros(to.add(self.count), self.width - self.count);
+                }
             }
         }
     }
 
+    /// Writes a piece of `len` elements, zero outside of the tensor.
     #[inline(always)]
-    unsafe fn row(&self, inside: &Inside, to: *mut S::Compute, len: usize) {
-        let &Inside { start, end, every, at, stride } = inside;
-        // SAFETY: as for `along_rows`.
+    unsafe fn piece(&self, inside: &Inside, to: *mut S::Compute, len: usize) {
+        let &Inside { start, end, at } = inside;
+        // SAFETY: as for `along_rows`; blocks are read only where the tensor goes on that far.
         unsafe {
             let from = self.from.wrapping_offset(at);
-            if every == 1 && stride == 1 {
-                if len == 32 && start == 0 && end == 32 {
-                    let from = from.cast::<[S; 32]>().read_unaligned();
-                    let to = to.cast::<[S::Compute; 32]>();
-                    let mut row = [S::Compute::default(); 32];
-                    for i in 0..32 {
-                        row[i] = from[i].widen();
-                    }
-                    to.write_unaligned(row);
+            if start > 0 || end == 0 {
+                zeros(to, if end == 0 { len } else { start });
+                if end == 0 {
                     return;
                 }
-                for i in 0..start {
-                    *to.add(i) = S::Compute::default();
-                }
-                for i in 0..end - start {
-                    *to.add(start + i) = (*from.add(i)).widen();
-                }
-                for i in end..len {
-                    *to.add(i) = S::Compute::default();
-                }
-                return;
             }
-            for i in 0..len {
-                *to.add(i) = S::Compute::default();
+            let (count, rise) = (end - start, self.gather.wide.rise as usize);
+            let blocks = count.next_multiple_of(BLOCK);
+            if rise == 1 && at as usize + blocks <= self.readable {
+                for i in (0..blocks).step_by(BLOCK) {
+                    copy_block(from.add(i), to.add(start + i));
+                }
+            } else {
+                for i in 0..count {
+                    *to.add(start + i) = (*from.add(i * rise)).widen();
+                }
             }
-            let (mut i, mut from) = (start, from);
-            while i < end {
-                *to.add(i) = (*from).widen();
-                i += every;
-                from = from.wrapping_offset(stride);
+            if end < len {
+                zeros(to.add(end), len - end);
             }
         }
     }
@@ -201,20 +178,41 @@ impl<S: Storage> GatherPanel<'_, S> {
                 } else {
                     NOTHING
                 };
-                // SAFETY: the pieces lie within the tensor, `len` rows within the panel; `every` is one here, since only the
-                // gradient of the input divides positions and its runs lie across.
+                // SAFETY: the pieces lie within the tensor, `len` rows within the panel.
                 unsafe {
                     for i in (0..inside.start).chain(inside.end..len) {
                         *to.add(i * self.width) = S::Compute::default();
                     }
-                    let mut from = self.from.wrapping_offset(inside.at);
+                    let from = self.from.wrapping_offset(inside.at);
                     for i in inside.start..inside.end {
-                        *to.add(i * self.width) = (*from).widen();
-                        from = from.wrapping_offset(inside.stride);
+                        let element = from.wrapping_add((i - inside.start) * deep.rise as usize);
+                        *to.add(i * self.width) = (*element).widen();
                     }
                 }
             }
             k += len;
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn copy_block<S: Storage>(from: *const S, to: *mut S::Compute) {
+    // SAFETY: a block at both, by the caller.
+    unsafe {
+        let block = from.cast::<[S; BLOCK]>().read_unaligned();
+        let mut wide = [S::Compute::default(); BLOCK];
+        for i in 0..BLOCK {
+            wide[i] = block[i].widen();
+        }
+        to.cast::<[S::Compute; BLOCK]>().write_unaligned(wide);
+    }
+}
+
+/// Writes zeros in whole blocks, at least `len` of them.
+#[inline(always)]
+unsafe fn zeros<T: Copy + Default>(to: *mut T, len: usize) {
+    for i in (0..len).step_by(BLOCK) {
+        // SAFETY: room for whole blocks, by the caller.
+        unsafe { to.add(i).cast::<[T; BLOCK]>().write_unaligned([T::default(); BLOCK]) };
     }
 }

@@ -8,20 +8,18 @@
 
 mod depthwise;
 mod gather;
+mod products;
 
 use serde::{Deserialize, Serialize};
 
-use crate::blocked::{Operand, Parts, Product, Right};
-use crate::contract::{Axis, Contraction, Prepared};
+use crate::blocked::{Operand, Product, parallel};
+use crate::contract::Prepared;
 use crate::element::DType;
-use crate::epilogue::Epilogue;
+use crate::epilogue::{self, Epilogue};
 use crate::isa::Isa;
-use crate::offsets::Offsets;
-use crate::pack::Strided;
 use crate::pool::ThreadPool;
 use depthwise::Depthwise;
-pub(crate) use gather::{Gather, GatherPanel};
-use gather::{Place, Side};
+pub(crate) use gather::{Gather, GatherPanel, OVERRUN};
 
 /// Which of the three tensors is computed from the other two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,6 +75,9 @@ pub struct PreparedConvolution {
     form: Form,
     direction: Direction,
     flops: u64,
+    /// Bytes of an element, and the extents of c as the epilogue sees it.
+    element: usize,
+    extents: [usize; 3],
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +85,8 @@ enum Form {
     /// A window of one element: a contraction; its A is w, or the gradient of y.
     Contraction(Box<Prepared>),
     Gathered(Box<Product>),
+    /// The gradient of the input under strides: a product for each remainder of positions, and where its part of c begins.
+    Phases(Vec<(isize, Product)>),
     Depthwise(Box<Depthwise>),
 }
 
@@ -97,12 +100,6 @@ where
         *to = convert(from);
     }
     all
-}
-
-/// The row-major indices of three extents.
-fn indices(extents: [usize; 3]) -> impl Iterator<Item = [i32; 3]> {
-    let [d, h, w] = extents.map(|extent| i32::try_from(extent).expect("a spatial extent below 2^31"));
-    (0..d).flat_map(move |z| (0..h).flat_map(move |y| (0..w).map(move |x| [z, y, x])))
 }
 
 /// The spatial description with always three axes.
@@ -163,14 +160,37 @@ impl Convolution {
     pub fn prepare(&self, isa: Isa, threads: usize) -> PreparedConvolution {
         let isa = isa.or_detected();
         let window = self.window();
-        let form = if self.is_pointwise() {
+        let strided = self.stride.iter().any(|&stride| stride > 1);
+        let form = if self.is_pointwise() && self.merged().is_none() {
             Form::Contraction(Box::new(self.contraction().prepare(isa, threads)))
         } else if self.in_channels == 1 && self.out_channels == 1 {
             Form::Depthwise(Box::new(Depthwise::new(self, window, isa, threads)))
         } else {
-            Form::Gathered(Box::new(self.gathered(window, isa, threads)))
+            match self.direction {
+                Direction::Forward => Form::Gathered(Box::new(self.forward(window, isa, threads))),
+                Direction::WeightGradient => {
+                    Form::Gathered(Box::new(self.weight_gradient(window, isa, threads)))
+                }
+                Direction::InputGradient => {
+                    let mut phases = self.input_gradient(window, isa, threads);
+                    match phases.pop() {
+                        Some((0, product)) if !strided => Form::Gathered(Box::new(product)),
+                        last => {
+                            phases.extend(last);
+                            Form::Phases(phases)
+                        }
+                    }
+                }
+            }
         };
-        PreparedConvolution { form, direction: self.direction, flops: self.flops() }
+        let (x_size, y_size, taps) = self.sizes();
+        let extents = match self.direction {
+            Direction::Forward => [self.batch * self.groups, self.out_channels, y_size],
+            Direction::InputGradient => [self.batch * self.groups, self.in_channels, x_size],
+            Direction::WeightGradient => [self.groups, self.out_channels, self.in_channels * taps],
+        };
+        let (direction, flops, element) = (self.direction, self.flops(), self.dtype.bytes());
+        PreparedConvolution { form, direction, flops, element, extents }
     }
 
     /// Whether the window is one element that visits each position once.
@@ -184,148 +204,6 @@ impl Convolution {
     fn sizes(&self) -> (usize, usize, usize) {
         (self.input.iter().product(), self.output.iter().product(), self.kernel.iter().product())
     }
-
-    /// The contraction that a pointwise convolution is.
-    fn contraction(&self) -> Contraction {
-        let axis = |extent: usize, stride_a: usize, stride_b: usize, stride_c: usize| Axis {
-            extent,
-            stride_a: stride_a as isize,
-            stride_b: stride_b as isize,
-            stride_c: stride_c as isize,
-        };
-        let (size, _, _) = self.sizes();
-        let (ci, co, groups) = (self.in_channels, self.out_channels, self.groups);
-        let (batch, m, n, k) = match self.direction {
-            Direction::Forward => (
-                vec![
-                    axis(self.batch, 0, groups * ci * size, groups * co * size),
-                    axis(groups, co * ci, ci * size, co * size),
-                ],
-                axis(co, ci, 0, size),
-                axis(size, 0, 1, 1),
-                vec![axis(ci, 1, size, 0)],
-            ),
-            Direction::InputGradient => (
-                vec![
-                    axis(self.batch, 0, groups * co * size, groups * ci * size),
-                    axis(groups, co * ci, co * size, ci * size),
-                ],
-                axis(ci, 1, 0, size),
-                axis(size, 0, 1, 1),
-                vec![axis(co, ci, size, 0)],
-            ),
-            Direction::WeightGradient => (
-                vec![axis(groups, co * size, ci * size, co * ci)],
-                axis(co, size, 0, ci),
-                axis(ci, 0, size, 1),
-                vec![axis(self.batch, groups * co * size, groups * ci * size, 0), axis(size, 1, 1, 0)],
-            ),
-        };
-        Contraction { batch, m: vec![m], n: vec![n], k, dtype: self.dtype }
-    }
-
-    /// The product with a gathered right operand.
-    fn gathered(&self, window: Window, isa: Isa, threads: usize) -> Product {
-        let (x_size, y_size, taps) = self.sizes();
-        let (ci, co, groups) = (self.in_channels, self.out_channels, self.groups);
-        let Window { input, kernel, output, stride, dilation, pad } = window;
-        let int = |extents: [usize; 3]| extents.map(|extent| extent as i32);
-        let strides = |extents: [usize; 3]| [(extents[1] * extents[2]) as isize, extents[2] as isize, 1];
-        let steps = |index: [i32; 3], step: [i32; 3]| std::array::from_fn(|axis| index[axis] * step[axis]);
-        let less = |index: [i32; 3], by: [i32; 3]| std::array::from_fn(|axis| index[axis] - by[axis]);
-        let side = |outer: usize, distance: usize, positions: &[[i32; 3]], run: usize, rise: i32| Side {
-            places: (0..outer)
-                .flat_map(|i| {
-                    positions.iter().map(move |&position| Place { offset: (i * distance) as isize, position })
-                })
-                .collect(),
-            run: run.max(1),
-            rise,
-        };
-        let signed = |extent: usize, stride: usize| (extent, stride as isize);
-        let (x_batch, y_batch, w_group) = (groups * ci * x_size, groups * co * y_size, co * ci * taps);
-        // A tap's share in the position of x, padding included.
-        let tap_positions: Vec<[i32; 3]> =
-            indices(kernel).map(|tap| less(steps(tap, dilation), pad)).collect();
-        let y_positions: Vec<[i32; 3]> = indices(output).map(|p| steps(p, stride)).collect();
-        let weights_batch = Offsets::new([signed(self.batch, 0), signed(groups, w_group)]);
-        let x_matrices = Offsets::new([signed(self.batch, x_batch), signed(groups, ci * x_size)]);
-        let y_matrices = Offsets::new([signed(self.batch, y_batch), signed(groups, co * y_size)]);
-        let (left, left_batch, gather, right_batch, c_batch, c_rows, c_columns) = match self.direction {
-            Direction::Forward => (
-                Strided { wide: Offsets::even(co, (ci * taps) as isize), deep: Offsets::even(ci * taps, 1) },
-                weights_batch,
-                Gather {
-                    wide: side(1, 0, &y_positions, output[2], stride[2]),
-                    deep: side(ci, x_size, &tap_positions, 1, 0),
-                    extent: int(input),
-                    step: [1; 3],
-                    stride: strides(input),
-                    wide_runs: true,
-                },
-                x_matrices,
-                y_matrices,
-                Offsets::even(co, y_size as isize),
-                Offsets::even(y_size, 1),
-            ),
-            Direction::InputGradient => {
-                let x_positions: Vec<[i32; 3]> = indices(input).collect();
-                let back: Vec<[i32; 3]> =
-                    tap_positions.iter().map(|tap| tap.map(|position| -position)).collect();
-                (
-                    Strided {
-                        wide: Offsets::even(ci, taps as isize),
-                        deep: Offsets::new([signed(co, ci * taps), signed(taps, 1)]),
-                    },
-                    weights_batch,
-                    Gather {
-                        wide: side(1, 0, &x_positions, input[2], 1),
-                        deep: side(co, y_size, &back, 1, 0),
-                        extent: int(output),
-                        step: stride,
-                        stride: strides(output),
-                        wide_runs: true,
-                    },
-                    y_matrices,
-                    x_matrices,
-                    Offsets::even(ci, x_size as isize),
-                    Offsets::even(x_size, 1),
-                )
-            }
-            Direction::WeightGradient => (
-                Strided {
-                    wide: Offsets::even(co, y_size as isize),
-                    deep: Offsets::new([signed(self.batch, y_batch), signed(y_size, 1)]),
-                },
-                Offsets::new([signed(groups, co * y_size)]),
-                Gather {
-                    wide: side(ci, x_size, &tap_positions, 1, 0),
-                    deep: side(self.batch, x_batch, &y_positions, output[2], stride[2]),
-                    extent: int(input),
-                    step: [1; 3],
-                    stride: strides(input),
-                    wide_runs: false,
-                },
-                Offsets::new([signed(groups, ci * x_size)]),
-                Offsets::new([signed(groups, w_group)]),
-                Offsets::even(co, (ci * taps) as isize),
-                Offsets::even(ci * taps, 1),
-            ),
-        };
-        Product::new(Parts {
-            isa,
-            threads,
-            dtype: self.dtype,
-            left,
-            left_batch,
-            right: Right::Gather(gather),
-            right_batch,
-            c_batch,
-            c_rows,
-            c_columns,
-            swapped: false,
-        })
-    }
 }
 
 impl PreparedConvolution {
@@ -334,6 +212,7 @@ impl PreparedConvolution {
         match &self.form {
             Form::Contraction(prepared) => prepared.workspace_bytes(),
             Form::Gathered(product) => product.workspace_bytes(),
+            Form::Phases(phases) => phases.iter().map(|phase| phase.1.workspace_bytes()).max().unwrap_or(0),
             Form::Depthwise(depthwise) => depthwise.workspace_bytes(),
         }
     }
@@ -373,6 +252,7 @@ impl PreparedConvolution {
         Some(match &self.form {
             Form::Contraction(prepared) => prepared.packed_a_bytes(),
             Form::Gathered(product) => product.packed_left_bytes(),
+            Form::Phases(phases) => phases.iter().map(|phase| phase.1.packed_left_bytes()).sum(),
             Form::Depthwise(depthwise) => depthwise.weights_bytes(),
         })
     }
@@ -394,6 +274,13 @@ impl PreparedConvolution {
             match &self.form {
                 Form::Contraction(prepared) => prepared.pack_a(weights, out),
                 Form::Gathered(product) => product.pack_left(weights, out),
+                Form::Phases(phases) => {
+                    let mut out = out;
+                    for (_, product) in phases {
+                        product.pack_left(weights, out);
+                        out = out.add(product.packed_left_bytes());
+                    }
+                }
                 Form::Depthwise(depthwise) => {
                     out.copy_from_nonoverlapping(weights, depthwise.weights_bytes())
                 }
@@ -453,8 +340,34 @@ impl PreparedConvolution {
                     prepared.run_operands(pool, left, right, c, workspace, epilogue);
                 }
                 Form::Gathered(product) => product.run(pool, left, right, c, workspace, epilogue),
+                Form::Phases(phases) => {
+                    let mut left = left;
+                    for (start, product) in phases {
+                        let c = c.offset(*start * self.element as isize);
+                        product.run(pool, left, right, c, workspace, None);
+                        if let Operand::Packed(at) = left {
+                            left = Operand::Packed(at.add(product.packed_left_bytes()));
+                        }
+                    }
+                    self.epilogue_afterwards(pool, epilogue);
+                }
                 Form::Depthwise(depthwise) => depthwise.run(pool, left, right, c, workspace, epilogue),
             }
         }
+    }
+
+    /// Calls the epilogue where no part of c was finished before the others.
+    unsafe fn epilogue_afterwards(&self, pool: &ThreadPool, epilogue: Option<&Epilogue>) {
+        let [batch, m, n] = self.extents;
+        if epilogue.is_none() || batch * m * n == 0 {
+            return;
+        }
+        let rows = (epilogue::TILE_ELEMENTS / n).clamp(1, m);
+        let pieces = m.div_ceil(rows);
+        parallel(pool, batch * pieces, &|piece| {
+            let (batch, first) = (piece / pieces, piece % pieces * rows);
+            // SAFETY: passed on to the caller; pieces are disjoint.
+            unsafe { epilogue::call(epilogue, batch, (first, (first + rows).min(m)), (0, n)) };
+        });
     }
 }
