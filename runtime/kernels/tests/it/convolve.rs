@@ -224,6 +224,8 @@ fn usual_layers() {
     check(&even(3, (4, 6), 8, 3, 1, 1), 6);
     check(&Convolution { groups: 40, ..even(2, (1, 1), 40, 3, 1, 1) }, 7);
     check(&Convolution { groups: 40, ..even(2, (1, 1), 23, 5, 2, 2) }, 8);
+    // A plane too large to be buffered whole.
+    check(&Convolution { batch: 1, groups: 2, ..even(1, (1, 1), 70_000, 3, 1, 1) }, 8);
     check(&Convolution { groups: 3, ..even(2, (4, 5), 10, 3, 1, 1) }, 9);
 }
 
