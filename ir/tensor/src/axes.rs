@@ -4,7 +4,7 @@
 //! of a matrix product, `m k, k n -> m n`, the axes `m` and `n` are mapped and `k` is reduced by a sum. A dim may be made of
 //! several axes, most major first, which is how a reshape tells what it merges and splits.
 
-use crate::op::ReduceFn;
+use crate::op::{Op, ReduceFn};
 use serde::{Deserialize, Serialize};
 use thalweg_base::{Dim, define_id};
 
@@ -74,6 +74,17 @@ pub struct Cut {
     pub operands: Vec<Part>,
     /// For each result.
     pub results: Vec<Part>,
+}
+
+impl Cut {
+    /// The op that computes one of `parts` pieces: the same op, its shape attribute divided where the result is cut.
+    pub fn localize(&self, op: &Op, parts: usize) -> Op {
+        let mut op = op.clone();
+        if let (Some(shape), [Part::Cut(dim)]) = (op.result_shape_mut(), &self.results[..]) {
+            shape[*dim] = shape[*dim].exact_div(&Dim::from(parts)).expect("a cut divides its axis");
+        }
+        op
+    }
 }
 
 impl AxisSignature {

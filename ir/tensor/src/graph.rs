@@ -236,15 +236,13 @@ impl Graph {
         let mut given = inputs.iter();
         let mut map: Vec<NodeId> = Vec::with_capacity(other.nodes.len());
         for node in other.nodes() {
-            let id = match &node.op {
-                Op::Leaf(leaf) if leaf.kind == LeafKind::Input => {
-                    *given.next().expect("an input for each leaf")
-                }
-                Op::Leaf(leaf) => match self.leaf(leaf.kind, &leaf.name) {
+            let id = match node.op.as_leaf() {
+                Some(leaf) if leaf.kind == LeafKind::Input => *given.next().expect("an input for each leaf"),
+                Some(leaf) => match self.leaf(leaf.kind, &leaf.name) {
                     Some(id) => id,
                     None => self.push(node.clone()),
                 },
-                _ => {
+                None => {
                     let mut node = node.clone();
                     for operand in &mut node.operands {
                         *operand = map[operand.index()];

@@ -124,8 +124,10 @@ impl<'a> Lines<'a> {
             if text == "}" {
                 return Ok(graph);
             }
-            let (head, rest) =
-                text.split_once(" = ").ok_or_else(|| fail(format!("`{text}` has no ` = `")))?;
+            // A name may hold ` = ` itself; what follows the name of a root does not.
+            let root = text.starts_with("output ") || text.starts_with("update ");
+            let halves = if root { text.rsplit_once(" = ") } else { text.split_once(" = ") };
+            let (head, rest) = halves.ok_or_else(|| fail(format!("`{text}` has no ` = `")))?;
             if let Some(name) = head.strip_prefix("output ") {
                 graph.output(unquote(name).map_err(fail)?, self.node(&graph, rest).map_err(fail)?);
             } else if let Some(name) = head.strip_prefix("update ") {

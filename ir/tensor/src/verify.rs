@@ -3,7 +3,7 @@
 //! 1. every operand stands before its user;
 //! 2. every node's types are what its op infers from its operands;
 //! 3. a scan or a loop is used by picks alone, as its results may grow;
-//! 4. leaves of one kind have different names; parameters and states say how they begin, inputs do not;
+//! 4. inputs have different names, and so have all that is kept; parameters and states say how they begin, inputs do not;
 //! 5. outputs have different names and are nodes with one result;
 //! 6. an update names a parameter or state, once, and has its type;
 //! 7. sub-graphs verify too, and have inputs as their only leaves.
@@ -47,7 +47,7 @@ pub fn verify(graph: &Graph) -> Vec<Violation> {
             }
         }
         if let Op::Leaf(Leaf { kind, name, init, .. }) = &node.op {
-            if !names.insert((*kind, name.clone())) {
+            if !names.insert((*kind == LeafKind::Input, name.clone())) {
                 report(Some(id), format!("there is another {kind:?} called `{name}`"));
             }
             if (*kind == LeafKind::Input) != init.is_none() {

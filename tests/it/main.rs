@@ -1,0 +1,12 @@
+//! Every test that is about more than one module: conformance of all ops, graphs, partitioning, the shape of the workspace.
+
+mod axes;
+mod collective;
+mod conformance;
+mod cut_and_join;
+mod dataflow;
+mod gradient;
+mod random_graphs;
+mod text;
+mod tidy;
+mod verifier;
