@@ -33,7 +33,7 @@ define_id! {
 /// before it writes them (an elementwise kernel in place).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Kernel {
-    /// A name for dumps and profiles; one word without blanks or braces. It has no meaning.
+    /// A name for dumps and profiles. It has no meaning.
     pub name: String,
     /// The arguments.
     pub buffers: Vec<Buffer>,

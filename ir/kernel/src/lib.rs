@@ -26,8 +26,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod analysis;
 pub mod builder;
+pub mod cpu_abi;
+pub mod evaluate;
+pub mod expand;
+mod formulas;
 pub mod ir;
+pub mod text;
+pub mod verify;
 
 pub use builder::{Carry, KernelBuilder};
 pub use ir::{
