@@ -10,8 +10,11 @@ pub(crate) struct Tile<T> {
     pub k: usize,
     pub a: *const T,
     pub a_step: usize,
+    /// Where step 0 of B begins and the distance to the next; or what `b_table`, for the indexed kernels, counts from.
     pub b: *const T,
     pub b_step: isize,
+    /// Where each step of B begins, with `AHEAD` entries more than `k`.
+    pub b_table: *const isize,
     /// The address of column 0 of each row of C.
     pub rows: *const *mut T,
     /// The tile's first column, in elements from the addresses in `rows`.
@@ -35,6 +38,8 @@ pub(crate) struct Kernels<T: 'static> {
     pub lanes: usize,
     /// The kernel for `v + 1` vectors of columns and `r + 1` rows is `tiles[v][r]`; the largest are the regular ones.
     pub tiles: &'static [&'static [TileFn<T>]],
+    /// The same for a B whose steps begin where a table says.
+    pub indexed: &'static [&'static [TileFn<T>]],
 }
 
 impl<T> Kernels<T> {
@@ -50,8 +55,9 @@ impl<T> Kernels<T> {
 
     /// The kernel for `rows` rows and `columns` columns.
     #[inline(always)]
-    pub(crate) fn tile(&self, rows: usize, columns: usize) -> TileFn<T> {
-        self.tiles[(columns - 1) / self.lanes][rows - 1]
+    pub(crate) fn tile(&self, indexed: bool, rows: usize, columns: usize) -> TileFn<T> {
+        let tiles = if indexed { self.indexed } else { self.tiles };
+        tiles[(columns - 1) / self.lanes][rows - 1]
     }
 }
 
@@ -62,7 +68,7 @@ pub(crate) trait Kernel: Compute {
 }
 
 /// How many steps ahead of the sum B is fetched: at some two cycles a step and row this covers the latency of L2.
-const AHEAD: isize = 8;
+pub(crate) const AHEAD: isize = 8;
 
 #[inline(always)]
 fn prefetch<T>(address: *const T) {
@@ -90,12 +96,13 @@ pub(crate) fn prefetch_l2(address: *const u8) {
 /// # Safety
 /// As for [`TileFn`].
 #[inline(always)]
-unsafe fn tile<V: Vector, const R: usize, const W: usize>(t: &Tile<V::T>) {
+unsafe fn tile<V: Vector, const R: usize, const W: usize, const INDEXED: bool>(t: &Tile<V::T>) {
     // SAFETY: the caller vouches for the instruction set and every address; all accesses are those the contract names.
     unsafe {
         let mut sum = [[V::zero(); W]; R];
         let (mut a, mut b) = (t.a, t.b);
         let (a_step, b_step) = (t.a_step, t.b_step);
+        let mut table = t.b_table;
         for i in 0..R {
             let row = (*t.rows.add(i)).wrapping_offset(t.column);
             prefetch(row);
@@ -106,9 +113,15 @@ unsafe fn tile<V: Vector, const R: usize, const W: usize>(t: &Tile<V::T>) {
         macro_rules! step {
             () => {{
                 let mut right = [V::zero(); W];
+                let ahead = if INDEXED {
+                    b = t.b.wrapping_offset(*table);
+                    t.b.wrapping_offset(*table.offset(AHEAD))
+                } else {
+                    b.wrapping_offset(AHEAD * b_step)
+                };
                 for (v, right) in right.iter_mut().enumerate() {
                     *right = V::load(b.add(v * V::LANES));
-                    prefetch(b.wrapping_offset(AHEAD * b_step).wrapping_add(v * V::LANES));
+                    prefetch(ahead.wrapping_add(v * V::LANES));
                 }
                 for i in 0..R {
                     let left = V::splat(a.add(i));
@@ -117,7 +130,11 @@ unsafe fn tile<V: Vector, const R: usize, const W: usize>(t: &Tile<V::T>) {
                     }
                 }
                 a = a.wrapping_add(a_step);
-                b = b.wrapping_offset(b_step);
+                if INDEXED {
+                    table = table.add(1);
+                } else {
+                    b = b.wrapping_offset(b_step);
+                }
             }};
         }
         for _ in 0..t.k / 4 {
@@ -148,23 +165,24 @@ unsafe fn tile<V: Vector, const R: usize, const W: usize>(t: &Tile<V::T>) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn tile_avx512<V: Vector, const R: usize, const W: usize>(t: &Tile<V::T>) {
+unsafe fn tile_avx512<V: Vector, const R: usize, const W: usize, const INDEXED: bool>(t: &Tile<V::T>) {
     // SAFETY: passed on to the caller.
-    unsafe { tile::<V, R, W>(t) }
+    unsafe { tile::<V, R, W, INDEXED>(t) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile_avx2<V: Vector, const R: usize, const W: usize>(t: &Tile<V::T>) {
+unsafe fn tile_avx2<V: Vector, const R: usize, const W: usize, const INDEXED: bool>(t: &Tile<V::T>) {
     // SAFETY: passed on to the caller.
-    unsafe { tile::<V, R, W>(t) }
+    unsafe { tile::<V, R, W, INDEXED>(t) }
 }
 
 macro_rules! table {
     ($f:ident, $v:ty, $t:ty; $($r:literal)*) => {
         Kernels::<$t> {
             lanes: <$v as Vector>::LANES,
-            tiles: &[&[$($f::<$v, $r, 1> as TileFn<$t>),*], &[$($f::<$v, $r, 2> as TileFn<$t>),*]],
+            tiles: &[&[$($f::<$v, $r, 1, false> as TileFn<$t>),*], &[$($f::<$v, $r, 2, false> as TileFn<$t>),*]],
+            indexed: &[&[$($f::<$v, $r, 1, true> as TileFn<$t>),*], &[$($f::<$v, $r, 2, true> as TileFn<$t>),*]],
         }
     };
 }

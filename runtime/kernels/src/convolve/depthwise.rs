@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Convolution, Direction, Window};
+use super::{Convolution, Direction, Window, range};
 use crate::blocked::{ALIGN, Operand, Shared, aligned, lines, parallel, pick};
 use crate::element::{Compute, DType, Storage, with_storage};
 use crate::epilogue::{self, Epilogue};
@@ -256,14 +256,6 @@ struct Rows<'a, S: Storage> {
     right: *const S,
     to: *mut S,
     sums: *mut S::Compute,
-}
-
-/// The indices i below `len` for which `from + i * step` lies in `0..extent`.
-#[inline(always)]
-fn range(from: i32, step: i32, extent: usize, len: usize) -> (usize, usize) {
-    let up = |distance: i32| if distance <= 0 { 0 } else { (distance - 1) / step + 1 };
-    let end = (up(extent as i32 - from) as usize).min(len);
-    ((up(-from) as usize).min(end), end)
 }
 
 impl<S: Storage> Work for Rows<'_, S> {

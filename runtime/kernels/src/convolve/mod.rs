@@ -8,6 +8,7 @@
 
 mod depthwise;
 mod gather;
+mod padded;
 mod products;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ use crate::isa::Isa;
 use crate::pool::ThreadPool;
 use depthwise::Depthwise;
 pub(crate) use gather::{Gather, GatherPanel, OVERRUN};
+pub(crate) use padded::{Compact, Fill, Padded};
 
 /// Which of the three tensors is computed from the other two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -111,6 +113,14 @@ struct Window {
     stride: [i32; 3],
     dilation: [i32; 3],
     pad: [i32; 3],
+}
+
+/// The indices i below `len` for which `from + i * step` lies in `0..extent`.
+#[inline(always)]
+fn range(from: i32, step: i32, extent: usize, len: usize) -> (usize, usize) {
+    let up = |distance: i32| if distance <= 0 { 0 } else { (distance - 1) / step + 1 };
+    let end = (up(extent as i32 - from) as usize).min(len);
+    ((up(-from) as usize).min(end), end)
 }
 
 impl Convolution {

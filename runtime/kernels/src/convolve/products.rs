@@ -1,7 +1,7 @@
 //! Which products the three directions of a convolution are.
 
 use super::gather::{Place, Side};
-use super::{Convolution, Direction, Gather, Window};
+use super::{Convolution, Direction, Gather, Padded, Window};
 use crate::blocked::{Parts, Product, Right};
 use crate::contract::{Axis, Contraction};
 use crate::isa::Isa;
@@ -39,6 +39,20 @@ fn signed(extent: usize, stride: usize) -> (usize, isize) {
 
 /// Planes below this many elements waste much of their last tile, so those of a whole batch are put side by side.
 const SMALL_PLANE: usize = 512;
+
+/// Cycles to gather and pack a vector, against one for each row that is multiplied with it.
+const GATHER_COST: f64 = 10.0;
+/// Elements of the largest padded copy of a source.
+const PADDED_LIMIT: usize = 64 << 20;
+
+/// Whether to compute the columns that padding adds rather than to gather: `rows` rows of the left operand, `planes` result
+/// planes of `size` elements as columns of one product.
+fn pays(padded: &Padded, matrices: usize, rows: usize, (planes, size): (usize, usize)) -> bool {
+    let vectors = |columns: usize| columns.next_multiple_of(32) as f64;
+    let in_place = vectors(padded.columns()) * planes as f64 * rows as f64;
+    let gathered = vectors(planes * size) * (rows as f64 + GATHER_COST);
+    in_place < gathered && padded.elements() * matrices <= PADDED_LIMIT
+}
 
 impl Convolution {
     /// Elements of one plane of the result, where the planes of the batch are to be the columns of one product.
@@ -108,7 +122,11 @@ impl Convolution {
         let (ci, co, groups) = (self.in_channels, self.out_channels, self.groups);
         let (x_batch, y_batch) = (groups * ci * x_size, groups * co * y_size);
         let y_positions: Vec<[i32; 3]> = indices(window.output).map(|p| times(p, window.stride)).collect();
-        let merged = self.merged();
+        let taps_at = Self::tap_positions(&window);
+        let padded = Padded::new(ci, window.input, window.output, window.stride, &taps_at);
+        let beside = if self.merged().is_some() { self.batch } else { 1 };
+        let padded = Some(padded).filter(|padded| pays(padded, self.batch * groups, co, (beside, y_size)));
+        let merged = if padded.is_some() { None } else { self.merged() };
         let (batch, beside) = if merged.is_some() { (1, self.batch) } else { (self.batch, 1) };
         Product::new(Parts {
             isa,
@@ -119,13 +137,15 @@ impl Convolution {
                 deep: Offsets::even(ci * taps, 1),
             },
             left_batch: Offsets::new([signed(batch, 0), signed(groups, co * ci * taps)]),
-            right: Right::Gather(Gather {
-                wide: side(beside, x_batch, &y_positions, window.output[2], window.stride[2]),
-                deep: side(ci, x_size, &Self::tap_positions(&window), 1, 0),
-                extent: int(window.input),
-                stride: strides(window.input),
-                total: self.batch * x_batch,
-                wide_runs: true,
+            right: padded.map(Right::Padded).unwrap_or_else(|| {
+                Right::Gather(Gather {
+                    wide: side(beside, x_batch, &y_positions, window.output[2], window.stride[2]),
+                    deep: side(ci, x_size, &taps_at, 1, 0),
+                    extent: int(window.input),
+                    stride: strides(window.input),
+                    total: self.batch * x_batch,
+                    wide_runs: true,
+                })
             }),
             right_batch: Offsets::new([signed(batch, x_batch), signed(groups, ci * x_size)]),
             c_batch: Offsets::new([signed(batch, y_batch), signed(groups, co * y_size)]),
@@ -142,8 +162,6 @@ impl Convolution {
         let (x_size, y_size, taps) = self.sizes();
         let (ci, co, groups) = (self.in_channels, self.out_channels, self.groups);
         let (x_batch, y_batch) = (groups * ci * x_size, groups * co * y_size);
-        let merged = self.merged();
-        let (batch, beside) = if merged.is_some() { (1, self.batch) } else { (self.batch, 1) };
         let x_strides = strides(window.input);
         let all = Self::tap_positions(&window);
         let remainders = indices(window.stride.map(|stride| stride as usize));
@@ -169,6 +187,12 @@ impl Convolution {
                 Offsets::listed((0..co).flat_map(offset).collect())
             };
             let positions: Vec<[i32; 3]> = indices(extent).collect();
+            let beside = if self.merged().is_some() { self.batch } else { 1 };
+            let padded = Padded::new(co, window.output, extent, [1; 3], &back);
+            let padded = Some(padded)
+                .filter(|padded| pays(padded, self.batch * groups, ci, (beside, positions.len())));
+            let merged = if padded.is_some() { None } else { self.merged() };
+            let (batch, beside) = if merged.is_some() { (1, self.batch) } else { (self.batch, 1) };
             let spaced = |axis: usize| (extent[axis], x_strides[axis] * window.stride[axis] as isize);
             let start = (0..3).map(|axis| remainder[axis] as isize * x_strides[axis]).sum();
             let product = Product::new(Parts {
@@ -177,13 +201,15 @@ impl Convolution {
                 dtype: self.dtype,
                 left: Strided { wide: Offsets::even(ci, taps as isize), deep },
                 left_batch: Offsets::new([signed(batch, 0), signed(groups, co * ci * taps)]),
-                right: Right::Gather(Gather {
-                    wide: side(beside, y_batch, &positions, extent[2], 1),
-                    deep: side(co, y_size, &back, 1, 0),
-                    extent: int(window.output),
-                    stride: strides(window.output),
-                    total: self.batch * y_batch,
-                    wide_runs: true,
+                right: padded.map(Right::Padded).unwrap_or_else(|| {
+                    Right::Gather(Gather {
+                        wide: side(beside, y_batch, &positions, extent[2], 1),
+                        deep: side(co, y_size, &back, 1, 0),
+                        extent: int(window.output),
+                        stride: strides(window.output),
+                        total: self.batch * y_batch,
+                        wide_runs: true,
+                    })
                 }),
                 right_batch: Offsets::new([signed(batch, y_batch), signed(groups, co * y_size)]),
                 c_batch: Offsets::new([signed(batch, x_batch), signed(groups, ci * x_size)]),

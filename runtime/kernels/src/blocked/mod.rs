@@ -5,17 +5,20 @@
 //! block of C), for each block of k, the right block is packed, and for each row panel the micro-kernel runs along it. A row
 //! of tiles is finished right after the last block of k, which is when the epilogue gets it, still in cache.
 
+mod task;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::convolve::{Gather, GatherPanel, OVERRUN};
+use crate::convolve::{Fill, Gather, GatherPanel, OVERRUN, Padded};
 use crate::element::{DType, Storage};
-use crate::epilogue::{self, Epilogue};
+use crate::epilogue::Epilogue;
 use crate::isa::Isa;
 use crate::offsets::{Offsets, Slots};
-use crate::pack::{Narrow, PackPanel, Strided};
+use crate::pack::{PackPanel, Strided};
 use crate::plan::{Blocking, Shape};
 use crate::pool::ThreadPool;
-use crate::tile::{Kernel, Kernels, Tile};
+use crate::tile::Kernel;
+use task::Task;
 
 /// Where the right operand comes from.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub(crate) enum Right {
     Strided(Strided),
     /// A convolution's matrix, never written down.
     Gather(Gather),
+    /// A convolution's matrix, read in place from a copy of the source between zeros.
+    Padded(Padded),
 }
 
 /// An operand as given to a run.
@@ -122,9 +127,13 @@ impl Product {
             let kernels = <S as Storage>::Compute::kernels(isa);
             (kernels.lanes, kernels.mr(), kernels.nr())
         });
-        let (m, n, k) = (left.wide.len, c_columns.len, left.deep.len);
+        let (m, k) = (left.wide.len, left.deep.len);
+        let (n, padded) = match &right {
+            Right::Strided(_) | Right::Gather(_) => (c_columns.len, false),
+            Right::Padded(padded) => (padded.columns(), true),
+        };
         let in_runs = c_columns.inner == 1 && (c_columns.is_even() || c_columns.run.is_multiple_of(nr));
-        let scratch = dtype.is_narrow() || !(in_runs || n == 1);
+        let scratch = dtype.is_narrow() || padded || !(in_runs || n == 1);
         let right_in_place = match &right {
             Right::Strided(right) => {
                 // Packing pays when a panel is read more than once.
@@ -135,12 +144,13 @@ impl Product {
                     && right.wide.is_even()
                     && right.deep.is_even()
             }
-            Right::Gather(_) => false,
+            Right::Gather(_) | Right::Padded(_) => false,
         };
         let right_cost = match &right {
             Right::Strided(right) if right.wide.inner == 1 => 3.0,
             Right::Strided(_) => 8.0,
             Right::Gather(_) => 12.0,
+            Right::Padded(_) => 0.5,
         };
         let left_slots = Slots::new(&left_batch);
         let shape = Shape {
@@ -203,14 +213,33 @@ impl Product {
         self.right_slots.offsets.len() * self.right_slot_bytes()
     }
 
+    /// Bytes of a worker's right block.
+    fn right_block_bytes(&self) -> usize {
+        let Blocking { kc, task_columns, nr, .. } = self.blocking;
+        lines((kc * task_columns * nr + OVERRUN) * self.dtype.compute_bytes())
+    }
+
     /// Bytes of a worker's right block, left panel and unfinished sums.
     fn worker_bytes(&self) -> (usize, usize, usize) {
         let blocking = &self.blocking;
         let bytes = self.dtype.compute_bytes();
-        let right = lines((blocking.kc * blocking.task_columns * blocking.nr + OVERRUN) * bytes);
+        let right = if self.padded_slot_bytes() > 0 { 0 } else { self.right_block_bytes() };
         let left = lines(blocking.kc * blocking.mr * bytes);
         let sums = blocking.task_rows * blocking.mr * blocking.task_columns * blocking.nr * bytes;
         (right, left, if self.scratch { lines(sums) } else { 0 })
+    }
+
+    /// Bytes of one matrix of a padded right operand, 0 for others.
+    fn padded_slot_bytes(&self) -> usize {
+        match &self.right {
+            Right::Strided(_) | Right::Gather(_) => 0,
+            Right::Padded(padded) => lines(padded.elements() * self.dtype.compute_bytes()),
+        }
+    }
+
+    /// Bytes of a padded right operand.
+    fn padded_bytes(&self) -> usize {
+        self.right_slots.offsets.len() * self.padded_slot_bytes()
     }
 
     /// Bytes that a run needs beside its operands.
@@ -218,7 +247,7 @@ impl Product {
         let (right, left, sums) = self.worker_bytes();
         let ahead =
             if self.blocking.left_ahead { self.left_slots.offsets.len() * self.left_slot_bytes() } else { 0 };
-        ahead + self.blocking.workers * (right + left + sums) + ALIGN
+        ahead + self.padded_bytes() + self.blocking.workers * (right + left + sums) + ALIGN
     }
 
     /// Packs the left operand whole.
@@ -316,6 +345,7 @@ impl Product {
                     let readable = gather.total - offset as usize;
                     self.isa.call(GatherPanel { to, width, from, gather, readable, first, count, k0, depth });
                 }
+                Right::Padded(_) => panic!("a padded operand is never packed"),
             }
         }
     }
@@ -373,6 +403,29 @@ impl Product {
             // SAFETY: within the workspace.
             workspace = unsafe { workspace.add(self.left_slots.offsets.len() * self.left_slot_bytes()) };
         }
+        let mut right = right;
+        if let (Operand::Plain(from), Right::Padded(padded)) = (right, &self.right) {
+            let (from, to) = (Operand::Plain(from), Shared(workspace));
+            let planes = self.right_slots.offsets.len() * padded.planes();
+            let plane_elements = padded.source_plane();
+            let share = planes.div_ceil(workers);
+            let fill = |worker: usize| {
+                let Operand::Plain(from) = pick(&from) else { return };
+                for plane in worker * share..((worker + 1) * share).min(planes) {
+                    let (slot, index) = (plane / padded.planes(), plane % padded.planes());
+                    // SAFETY: the workspace has room for the padded operand; planes are disjoint.
+                    unsafe {
+                        let offset = self.right_slots.offsets[slot] + (index * plane_elements) as isize;
+                        let to = to.get().add(slot * self.padded_slot_bytes()).cast();
+                        self.isa.call(Fill::<S> { padded, from: from.cast::<S>().offset(offset), to, index });
+                    }
+                }
+            };
+            parallel(pool, workers, &fill);
+            right = Operand::Packed(workspace);
+            // SAFETY: within the workspace.
+            workspace = unsafe { workspace.add(self.padded_bytes()) };
+        }
         let (right_bytes, left_bytes, sums_bytes) = self.worker_bytes();
         let base = Shared(workspace);
         let c = Shared(c);
@@ -427,252 +480,4 @@ pub(crate) fn aligned(at: *mut u8) -> *mut u8 {
 /// Runs `body` for each worker, without the pool where there is but one.
 pub(crate) fn parallel(pool: &ThreadPool, workers: usize, body: &(dyn Fn(usize) + Sync)) {
     if workers == 1 { body(0) } else { pool.run(workers, body) }
-}
-
-/// One worker's view of a run.
-struct Task<'a, S: Storage> {
-    product: &'a Product,
-    kernels: &'static Kernels<S::Compute>,
-    left: Operand,
-    right: Operand,
-    c: *mut S,
-    right_block: *mut S::Compute,
-    left_panel: *mut S::Compute,
-    sums: *mut S::Compute,
-    epilogue: Option<&'a Epilogue>,
-}
-
-/// What a worker will read soon.
-struct Next {
-    /// A left panel: batch element, row panel, first step of the sum and number of steps.
-    left: Option<(usize, usize, usize, usize)>,
-    /// A right block: batch element, column panels, first step of the sum.
-    right: Option<(usize, std::ops::Range<usize>, usize)>,
-}
-
-/// The most rows that any micro-kernel has.
-const MOST_ROWS: usize = 16;
-
-impl<S: Storage> Task<'_, S> {
-    /// The column panels of a block.
-    fn columns(&self, n_block: usize) -> std::ops::Range<usize> {
-        let blocking = &self.product.blocking;
-        n_block * blocking.task_columns..((n_block + 1) * blocking.task_columns).min(blocking.column_panels)
-    }
-
-    /// Fetches a share of what comes next: the next left panel, and the right block after this one.
-    #[inline(always)]
-    unsafe fn prefetch(&self, next: &Next, share: (usize, usize), left_share: (usize, usize)) {
-        let p = self.product;
-        if let (Operand::Plain(at), Some((batch, panel, k0, depth))) = (self.left, next.left) {
-            let rows = (p.blocking.row(p.m, panel), p.blocking.row(p.m, panel + 1));
-            let from = at.cast::<S>().wrapping_offset(p.left_slots.offset(batch));
-            p.left.prefetch(from, rows, (k0, k0 + depth), left_share);
-        }
-        if let (Operand::Plain(at), Right::Strided(right), Some((batch, columns, k0))) =
-            (self.right, &p.right, &next.right)
-        {
-            let nr = p.blocking.nr;
-            let columns = (columns.start * nr, (columns.end * nr).min(p.n));
-            let from = at.cast::<S>().wrapping_offset(p.right_slots.offset(*batch));
-            right.prefetch(from, columns, (*k0, (k0 + p.blocking.kc).min(p.k)), share);
-        }
-    }
-
-    /// Computes one block of C, given as batch, block of columns and block of rows; `following` is the one that may come next.
-    unsafe fn run(
-        &self,
-        (batch, n_block, m_block): (usize, usize, usize),
-        following: Option<(usize, usize, usize)>,
-    ) {
-        let p = self.product;
-        let blocking = &p.blocking;
-        let rows =
-            m_block * blocking.task_rows..((m_block + 1) * blocking.task_rows).min(blocking.row_panels);
-        let columns = n_block * blocking.task_columns
-            ..((n_block + 1) * blocking.task_columns).min(blocking.column_panels);
-        let m0 = blocking.row(p.m, rows.start);
-        let n = (columns.start * blocking.nr, (columns.end * blocking.nr).min(p.n));
-        let width = columns.len() * blocking.nr;
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let c = self.c.offset(p.c_batch.at(batch));
-            let mut k0 = 0;
-            loop {
-                let depth = blocking.kc.min(p.k - k0);
-                let last = k0 + depth == p.k;
-                self.fill_right_block(batch, columns.clone(), k0, depth);
-                let mut unfinished = m0;
-                let tiles = rows.len() * columns.len();
-                let mut next = Next { left: None, right: None };
-                if !last {
-                    next.right = Some((batch, columns.clone(), k0 + depth));
-                } else if let Some((batch, n_block, _)) = following {
-                    next.right = Some((batch, self.columns(n_block), 0));
-                }
-                for panel in rows.clone() {
-                    let (first, end) = (blocking.row(p.m, panel), blocking.row(p.m, panel + 1));
-                    let left = self.left_panel(batch, panel, k0, depth);
-                    let mut addresses = [std::ptr::null_mut::<S::Compute>(); MOST_ROWS];
-                    for (i, address) in addresses.iter_mut().enumerate().take(end - first) {
-                        *address = if p.scratch {
-                            self.sums.add((first - m0 + i) * width)
-                        } else {
-                            c.offset(p.c_rows.at(first + i)).cast()
-                        };
-                    }
-                    next.left = if panel + 1 < rows.end {
-                        Some((batch, panel + 1, k0, depth))
-                    } else if !last {
-                        Some((batch, rows.start, k0 + depth, blocking.kc.min(p.k - k0 - depth)))
-                    } else {
-                        following.map(|(batch, _, m_block)| {
-                            (batch, m_block * blocking.task_rows, 0, blocking.kc.min(p.k))
-                        })
-                    };
-                    let done = (panel - rows.start) * columns.len();
-                    for panel in columns.clone() {
-                        let place = panel - columns.start;
-                        self.prefetch(&next, (done + place, tiles), (place, columns.len()));
-                        let j = panel * blocking.nr;
-                        let count = blocking.nr.min(p.n - j);
-                        let (b, b_step) = self.right_panel(batch, panel, place, k0, depth);
-                        let column = if p.scratch { (j - n.0) as isize } else { p.c_columns.at(j) };
-                        let tile = Tile {
-                            k: depth,
-                            a: left,
-                            a_step: end - first,
-                            b,
-                            b_step,
-                            rows: addresses.as_ptr(),
-                            column,
-                            columns: count,
-                            accumulate: k0 > 0,
-                        };
-                        self.kernels.tile(end - first, count)(&tile);
-                    }
-                    let enough = (end - unfinished) * (n.1 - n.0) >= epilogue::TILE_ELEMENTS;
-                    if last && (enough || panel + 1 == rows.end) {
-                        self.finish(
-                            c,
-                            batch,
-                            (unfinished, end),
-                            n,
-                            self.sums.add((unfinished - m0) * width),
-                            width,
-                        );
-                        unfinished = end;
-                    }
-                }
-                k0 += depth;
-                if k0 >= p.k {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Moves finished sums to C where they are kept apart, and calls the epilogue.
-    unsafe fn finish(
-        &self,
-        c: *mut S,
-        batch: usize,
-        m: (usize, usize),
-        n: (usize, usize),
-        sums: *const S::Compute,
-        step: usize,
-    ) {
-        let p = self.product;
-        // SAFETY: passed on to the caller.
-        unsafe {
-            if p.scratch {
-                let (rows, columns) = (&p.c_rows, &p.c_columns);
-                p.isa.call(Narrow { from: sums, step, to: c, rows, m, columns, n });
-            }
-            if let Some(columns) = p.merged {
-                let mut from = n.0;
-                while from < n.1 && self.epilogue.is_some() {
-                    let (batch, start) = (from / columns, from % columns);
-                    let end = columns.min(start + n.1 - from);
-                    epilogue::call(self.epilogue, batch, m, (start, end));
-                    from += end - start;
-                }
-            } else if p.swapped {
-                epilogue::call(self.epilogue, batch, n, m);
-            } else {
-                epilogue::call(self.epilogue, batch, m, n);
-            }
-        }
-    }
-
-    /// The packed left panel: found, or packed into the worker's buffer.
-    unsafe fn left_panel(&self, batch: usize, panel: usize, k0: usize, depth: usize) -> *const S::Compute {
-        let p = self.product;
-        // SAFETY: passed on to the caller.
-        unsafe {
-            match self.left {
-                Operand::Packed(at) => {
-                    let slot = at.add(p.left_slots.of(batch) * p.left_slot_bytes());
-                    slot.cast::<S::Compute>().add(k0 * p.m + depth * p.blocking.row(p.m, panel))
-                }
-                Operand::Plain(at) => {
-                    let from = at.cast::<S>().offset(p.left_slots.offset(batch));
-                    p.pack_left_panel(from, self.left_panel, panel, k0, depth);
-                    self.left_panel
-                }
-            }
-        }
-    }
-
-    /// Whether panel `panel` of a plain right operand is read where it lies.
-    fn in_place(&self, panel: usize) -> bool {
-        self.product.right_in_place && (panel + 1) * self.product.blocking.nr <= self.product.n
-    }
-
-    /// Packs what the micro-kernel cannot read in place.
-    unsafe fn fill_right_block(&self, batch: usize, panels: std::ops::Range<usize>, k0: usize, depth: usize) {
-        let p = self.product;
-        let Operand::Plain(at) = self.right else { return };
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let from = (at.cast::<S>(), p.right_slots.offset(batch));
-            for panel in panels.clone() {
-                if !self.in_place(panel) {
-                    let to = self.right_block.add((panel - panels.start) * depth * p.blocking.nr);
-                    p.pack_right_panel(from, to, panel, k0, depth);
-                }
-            }
-        }
-    }
-
-    /// A right panel and the distance between its steps.
-    #[inline(always)]
-    unsafe fn right_panel(
-        &self,
-        batch: usize,
-        panel: usize,
-        place: usize,
-        k0: usize,
-        depth: usize,
-    ) -> (*const S::Compute, isize) {
-        let p = self.product;
-        let nr = p.blocking.nr;
-        // SAFETY: passed on to the caller.
-        unsafe {
-            match (self.right, &p.right) {
-                (Operand::Packed(at), _) => {
-                    let slot = at.add(p.right_slots.of(batch) * p.right_slot_bytes());
-                    let panels = slot.cast::<S::Compute>().add(k0 * p.n.next_multiple_of(nr));
-                    (panels.add(depth * panel * nr), nr as isize)
-                }
-                (Operand::Plain(at), Right::Strided(right)) if self.in_place(panel) => {
-                    let at = at.cast::<S>().offset(p.right_slots.offset(batch));
-                    (at.offset(right.wide.at(panel * nr) + right.deep.at(k0)).cast(), right.deep.inner)
-                }
-                (Operand::Plain(_), _) => {
-                    (self.right_block.add(place * depth * nr).cast_const(), nr as isize)
-                }
-            }
-        }
-    }
 }
