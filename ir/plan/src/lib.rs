@@ -13,7 +13,7 @@ pub mod verify;
 
 pub use file::{FORMAT_VERSION, PlanFileError};
 pub use routine::{ArgSort, ContractAxis, Contraction, Convolution, ConvolveDirection, Scatter};
-pub use step::{Address, CollectiveKind, CollectiveStep, Launch, LoopId, Origin, Step, StepKind};
+pub use step::{Address, CollectiveKind, CollectiveStep, Combine, Launch, LoopId, Origin, Step, StepKind};
 
 use serde::{Deserialize, Serialize};
 use thalweg_base::{DType, Literal, Scalar, define_id};

@@ -1,0 +1,99 @@
+//! Rewrites that only lowering wants: reductions with too few results are split so that threads can share them, and an
+//! exchange of pieces becomes an exchange of contiguous blocks.
+//!
+//! Assumes a graph without symbols; keeps its meaning up to the order of sums. It stands first, because grouping sees
+//! the split reductions as what they are.
+
+use thalweg_base::{DType, Dim};
+use thalweg_tensor::ops::{Collective, CollectiveKind, Reduce};
+use thalweg_tensor::{Graph, Node, NodeId, Op};
+
+/// Elements from which a reduction is worth splitting: below, one thread takes a few microseconds.
+const SPLIT_ELEMENTS_MIN: usize = 1 << 16;
+/// A reduction with as many results keeps every thread busy by itself.
+const SPLIT_RESULTS_MAX: usize = 64;
+/// Parts of a split reduction, at most.
+const PARTS_MAX: usize = 64;
+
+/// The graph as lowering wants it.
+pub(crate) fn prepare(graph: &Graph) -> Graph {
+    let mut result = Graph::new(graph.name.clone());
+    let mut map: Vec<NodeId> = Vec::new();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let operands: Vec<NodeId> = node.operands.iter().map(|operand| map[operand.index()]).collect();
+        result.current_scope = node.scope.clone();
+        result.current_span = node.span;
+        let done = match &node.op {
+            Op::Reduce(op) => split_reduction(&mut result, op, operands[0]),
+            Op::Collective(op) => exchange_blocks(&mut result, op, operands[0]),
+            _other => None,
+        };
+        map.push(done.unwrap_or_else(|| result.push(Node { operands, ..node.clone() })));
+    }
+    for output in &graph.outputs {
+        result.output(output.name.clone(), map[output.node.index()]);
+    }
+    for update in &graph.updates {
+        result.update(update.name.clone(), map[update.node.index()]);
+    }
+    result
+}
+
+/// `reduce(x)` as `reduce(reduce(x as parts))` when there are many elements and few results.
+fn split_reduction(graph: &mut Graph, op: &Reduce, x: NodeId) -> Option<NodeId> {
+    let ty = graph.ty(x).clone();
+    let sizes = ty.sizes();
+    let elements: usize = sizes.iter().product();
+    let over: usize = op.dims.iter().map(|dim| sizes[*dim]).product();
+    // Narrow floats would be rounded once more in between.
+    let exact = !matches!(ty.dtype, DType::F16 | DType::BF16);
+    if elements < SPLIT_ELEMENTS_MIN || elements / over.max(1) > SPLIT_RESULTS_MAX || !exact {
+        return None;
+    }
+    let (dim, parts) = op
+        .dims
+        .iter()
+        .map(|dim| {
+            let parts = (1..=PARTS_MAX).rev().find(|parts| sizes[*dim] % parts == 0).unwrap_or(1);
+            (*dim, parts)
+        })
+        .max_by_key(|(dim, parts)| (*parts, std::cmp::Reverse(*dim)))?;
+    if parts < 2 {
+        return None;
+    }
+    let mut shape = ty.shape.clone();
+    shape.splice(dim..=dim, [Dim::from(parts), Dim::from(sizes[dim] / parts)]);
+    let split = graph.reshape(x, &shape);
+    let dims: Vec<usize> = op.dims.iter().map(|own| if *own >= dim { own + 1 } else { *own }).collect();
+    let partial = graph.reduce(op.function, split, &dims);
+    let at = (0..dim).filter(|own| !op.dims.contains(own)).count();
+    Some(graph.reduce(op.function, partial, &[at]))
+}
+
+/// All-to-all over any dims as one over contiguous blocks: the cut dim's pieces go outermost, and after the exchange the
+/// devices' pieces go where they are joined.
+fn exchange_blocks(graph: &mut Graph, op: &Collective, x: NodeId) -> Option<NodeId> {
+    let CollectiveKind::AllToAll { split, concat } = op.kind else { return None };
+    if split == 0 && concat == 0 {
+        return None;
+    }
+    let parts = Dim::from(op.size);
+    let shape = graph.ty(x).shape.clone();
+    let piece = shape[split].exact_div(&parts).expect("the op was inferred");
+    let mut cut = shape.clone();
+    cut.splice(split..=split, [parts.clone(), piece]);
+    let x = graph.reshape(x, &cut);
+    let front: Vec<usize> =
+        std::iter::once(split).chain((0..cut.len()).filter(|dim| *dim != split)).collect();
+    let x = graph.transpose(x, &front);
+    let kind = CollectiveKind::AllToAll { split: 0, concat: 0 };
+    let x = graph.add(Collective { kind, ..op.clone() }, &[x]);
+    // Dim 0 now counts devices; dim d of the piece is dim d + 1. It goes before the dim that grows.
+    let perm: Vec<usize> = (1..concat + 1).chain([0]).chain(concat + 1..cut.len()).collect();
+    let x = graph.transpose(x, &perm);
+    let mut joined: Vec<Dim> = graph.ty(x).shape.clone();
+    let grown = &joined[concat] * &joined[concat + 1];
+    joined.splice(concat..concat + 2, [grown]);
+    Some(graph.reshape(x, &joined))
+}

@@ -1,0 +1,156 @@
+//! Movement without moving: transposes, slices, broadcasts and most reshapes of memory are other strides over it.
+
+use crate::emit::Source;
+use thalweg_tensor::ops::CollectiveKind;
+use thalweg_tensor::{Graph, NodeId, Op};
+
+/// A strided view of a node's memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct View {
+    /// Whose memory it is.
+    pub base: NodeId,
+    /// The first element.
+    pub offset: i64,
+    /// Elements between neighbours along each dim.
+    pub strides: Vec<i64>,
+}
+
+/// Whether an op only moves, in a way that strides can express for some operands.
+fn moves(op: &Op) -> bool {
+    match op {
+        Op::Transpose(_) | Op::Broadcast(_) | Op::Reshape(_) => true,
+        Op::Slice(op) => op.ranges.iter().all(|range| range.stride > 0),
+        Op::Collective(op) => matches!(op.kind, CollectiveKind::Shard { .. }),
+        _other => false,
+    }
+}
+
+/// The node that must lie in memory for `id` to be read through a view: as far down as strides reach.
+pub(crate) fn base(graph: &Graph, id: NodeId) -> NodeId {
+    // From every node on the way down, try whether strides express the way back up.
+    let mut chain = vec![id];
+    while moves(&graph.node(*chain.last().expect("it begins with one")).op) {
+        chain.push(graph.node(*chain.last().expect("it begins with one")).operands[0]);
+    }
+    let reaches = |at: usize| {
+        let base = chain[at];
+        let mut sizes = graph.ty(base).sizes();
+        let mut strides = dense_strides(&sizes);
+        chain[..at].iter().rev().all(|step| {
+            let fits = step_strides(graph, *step, &sizes, &mut strides);
+            sizes = graph.ty(*step).sizes();
+            fits
+        })
+    };
+    let at = (0..chain.len()).rev().find(|at| reaches(*at)).expect("a node is a view of itself");
+    chain[at]
+}
+
+/// The view of `id` over the memory of `base`, which `base()` gave.
+pub(crate) fn view(source: Source, id: NodeId) -> View {
+    let graph = source.graph;
+    let mut chain = vec![id];
+    while !source.stored[chain.last().expect("it begins with one").index()] {
+        chain.push(graph.node(*chain.last().expect("it begins with one")).operands[0]);
+    }
+    let base = *chain.last().expect("it begins with one");
+    let mut sizes = source.sizes(base);
+    let mut view = View { base, offset: 0, strides: dense_strides(&sizes) };
+    for step in chain[..chain.len() - 1].iter().rev() {
+        let starts = starts(source, *step);
+        view.offset += starts.iter().zip(&view.strides).map(|(start, stride)| start * stride).sum::<i64>();
+        assert!(step_strides(graph, *step, &sizes, &mut view.strides), "operands in memory have views");
+        sizes = source.sizes(*step);
+    }
+    view
+}
+
+pub(crate) fn dense_strides(sizes: &[usize]) -> Vec<i64> {
+    let mut strides = vec![1; sizes.len()];
+    for dim in (0..sizes.len().saturating_sub(1)).rev() {
+        strides[dim] = strides[dim + 1] * sizes[dim + 1].max(1) as i64;
+    }
+    strides
+}
+
+/// The first position that a movement takes of each dim of its operand.
+fn starts(source: Source, id: NodeId) -> Vec<i64> {
+    let node = source.graph.node(id);
+    let mut starts = vec![0; source.graph.ty(node.operands[0]).rank()];
+    match &node.op {
+        Op::Slice(op) => op.ranges.iter().for_each(|range| starts[range.dim] = range.start.size() as i64),
+        Op::Collective(op) => {
+            if let CollectiveKind::Shard { dim } = op.kind {
+                starts[dim] = source.shard_offset(&op.axis, source.sizes(id)[dim]) as i64;
+            }
+        }
+        _other => {}
+    }
+    starts
+}
+
+/// Turns the strides of an operand of those sizes into those of the movement's result, if there are any.
+fn step_strides(graph: &Graph, id: NodeId, sizes: &[usize], strides: &mut Vec<i64>) -> bool {
+    match &graph.node(id).op {
+        Op::Transpose(op) => *strides = op.perm.iter().map(|dim| strides[*dim]).collect(),
+        Op::Broadcast(op) => {
+            let mut result = vec![0; op.shape.len()];
+            for (dim, stride) in op.dims.iter().zip(strides.iter()) {
+                result[*dim] = *stride;
+            }
+            *strides = result;
+        }
+        Op::Slice(op) => op.ranges.iter().for_each(|range| strides[range.dim] *= range.stride),
+        Op::Reshape(_) => match reshape_strides(sizes, strides, &graph.ty(id).sizes()) {
+            Some(result) => *strides = result,
+            None => return false,
+        },
+        _other => {}
+    }
+    true
+}
+
+/// The strides under another shape: dims that are merged must follow each other evenly; dims may always be split.
+fn reshape_strides(from: &[usize], strides: &[i64], to: &[usize]) -> Option<Vec<i64>> {
+    if from.contains(&0) {
+        return Some(dense_strides(to));
+    }
+    // Runs of dims that step evenly through memory, as (size, stride of the last), outermost first.
+    let mut runs: Vec<(usize, i64)> = Vec::new();
+    for (size, stride) in from.iter().zip(strides).filter(|(size, _)| **size != 1) {
+        match runs.last_mut() {
+            Some((count, last)) if *last == stride * *size as i64 => {
+                *count *= size;
+                *last = *stride;
+            }
+            Some(_) | None => runs.push((*size, *stride)),
+        }
+    }
+    let mut result = vec![0; to.len()];
+    let mut open: Option<(usize, i64)> = None;
+    for dim in (0..to.len()).rev().filter(|dim| to[*dim] != 1) {
+        let (count, stride) = open.or_else(|| runs.pop())?;
+        if count % to[dim] != 0 {
+            return None;
+        }
+        result[dim] = stride;
+        let rest = count / to[dim];
+        open = (rest > 1).then_some((rest, stride * to[dim] as i64));
+    }
+    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reshapes_of_strided_memory() {
+        assert_eq!(reshape_strides(&[4, 6], &[6, 1], &[24]), Some(vec![1]));
+        assert_eq!(reshape_strides(&[4, 6], &[6, 1], &[4, 2, 3]), Some(vec![6, 3, 1]));
+        assert_eq!(reshape_strides(&[4, 6], &[1, 4], &[24]), None);
+        assert_eq!(reshape_strides(&[4, 6], &[1, 4], &[2, 2, 6]), Some(vec![2, 1, 4]));
+        assert_eq!(reshape_strides(&[4, 1, 6], &[6, 77, 1], &[4, 6, 1]), Some(vec![6, 1, 0]));
+        assert_eq!(reshape_strides(&[2, 3], &[0, 1], &[6]), None);
+    }
+}
