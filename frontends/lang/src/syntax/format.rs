@@ -181,6 +181,7 @@ impl Formatter<'_> {
     /// Whether a value ends with this token, so that what follows is no prefix.
     fn ends_value(&self, index: usize) -> bool {
         match &self.tokens[index].kind {
+            TokenKind::Ident(name) if &**name == "var" => !self.tokens[index].newline_before,
             TokenKind::Ident(name) => !is_keyword(name) || ["true", "false", "fn"].contains(&&**name),
             TokenKind::Int(_) | TokenKind::Float(_) | TokenKind::Str(_) => true,
             TokenKind::Punct(punct) => [")", "]", "}"].contains(punct),

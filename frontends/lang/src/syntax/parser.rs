@@ -411,8 +411,8 @@ pub(super) fn is_word(token: &Token, word: &str) -> bool {
 }
 
 /// Words that are never names. All others that the grammar knows are keywords only where they fit.
-pub(crate) const KEYWORDS: [&str; 12] =
-    ["use", "const", "fn", "let", "var", "for", "in", "if", "else", "yield", "as", "true"];
+pub(crate) const KEYWORDS: [&str; 11] =
+    ["use", "const", "fn", "let", "for", "in", "if", "else", "yield", "as", "true"];
 
 pub(super) fn is_keyword(word: &str) -> bool {
     KEYWORDS.contains(&word) || word == "false"

@@ -92,7 +92,7 @@ impl Parser<'_> {
 
     fn statement(&mut self) -> Parsed<StmtKind> {
         self.docs();
-        let kind = if self.is_word("let") || self.is_word("var") {
+        let kind = if self.is_word("let") || self.at_var() {
             self.binding()?
         } else if self.eat_word("for") {
             let pattern = self.pattern()?;
@@ -117,6 +117,13 @@ impl Parser<'_> {
         };
         self.end_of_line("after a statement")?;
         Ok(kind)
+    }
+
+    /// Whether a `var` statement begins; `var` is a name otherwise, that of a running variance for one.
+    fn at_var(&self) -> bool {
+        let list = self.peek_at(1);
+        let list = list.kind == TokenKind::Punct("[") && !list.newline_before;
+        self.is_word_before_name("var") || (self.is_word("var") && list)
     }
 
     /// Whether the token ahead can only begin a value, on the same line.

@@ -1,3 +1,4 @@
 //! Tests of the language, from text to graph.
 
+mod examples;
 mod syntax;
