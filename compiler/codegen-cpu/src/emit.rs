@@ -141,12 +141,20 @@ impl<'a> Emitter<'a> {
             return 1;
         }
         let varying = varying(var, carried, body);
-        let fits =
-            (0..varying.end().0).map(ValueId).filter(|value| varying.get(*value).is_some()).all(|value| {
-                let dtype = self.dtypes.get(value).copied().expect("every value has a dtype");
-                has_lanes(dtype)
-            });
-        if fits { lanes } else { 1 }
+        let values_fit = (0..varying.end().0)
+            .map(ValueId)
+            .filter(|value| varying.get(*value).is_some())
+            .all(|value| has_lanes(self.dtype(value)));
+        if values_fit && self.stores_fit(body) { lanes } else { 1 }
+    }
+
+    /// Whether all stores are of dtypes that can have lanes: a 64-bit value may go to many places without varying itself.
+    fn stores_fit(&self, body: &[Stmt]) -> bool {
+        body.iter().all(|stmt| match stmt {
+            Stmt::Let { .. } => true,
+            Stmt::Store { value, .. } => has_lanes(self.dtype(*value)),
+            Stmt::Loop { body, .. } => self.stores_fit(body),
+        })
     }
 
     /// Emits a loop from `lo` in steps of `step` while below `hi`, a whole number of steps away. Values are handed from

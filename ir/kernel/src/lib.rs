@@ -33,6 +33,7 @@ pub mod evaluate;
 pub mod expand;
 mod formulas;
 pub mod ir;
+pub mod random;
 pub mod text;
 pub mod verify;
 

@@ -1,6 +1,6 @@
 //! The accuracy that the expanded functions state, in units in the last place, over millions of arguments.
 
-use crate::harness::apply_f32;
+use crate::harness::{Features, apply_f32};
 use thalweg_base::{PointwiseFn, function::erf};
 
 /// The distance of a result from the exact value, in units in the last place of the rounded exact value.
@@ -32,15 +32,17 @@ fn samples(limit: f32, step: usize) -> Vec<f32> {
 }
 
 fn check(function: PointwiseFn, values: &[f32], bound: f64, exact: impl Fn(f64) -> f64) {
-    for lanes in [8, 1] {
+    for (lanes, features) in
+        [(8, Features::Host), (1, Features::Host), (4, Features::Least), (1, Features::Least)]
+    {
         let values = if lanes == 1 { &values[..values.len().min(100_000)] } else { values };
-        let results = apply_f32(function, &[values], lanes);
+        let results = apply_f32(function, &[values], lanes, features);
         let (worst, at) = values
             .iter()
             .zip(&results)
             .map(|(value, result)| (units(*result, exact(*value as f64)), *value))
             .fold((0.0, 0.0), |worst, next| if next.0 > worst.0 { next } else { worst });
-        assert!(worst <= bound, "{function} with {lanes} lanes: {worst} units at {at:e}");
+        assert!(worst <= bound, "{function} with {lanes} lanes, {features:?}: {worst} units at {at:e}");
     }
 }
 
@@ -121,7 +123,7 @@ fn powers() {
     bases.extend((0..100_000).map(|k| f32::from_bits(0x3f00_0000 + 167 * k)));
     for exponent in exponents {
         let ys = vec![exponent; bases.len()];
-        let results = apply_f32(PointwiseFn::Pow, &[&bases, &ys], 8);
+        let results = apply_f32(PointwiseFn::Pow, &[&bases, &ys], 8, Features::Host);
         let (worst, at) = bases
             .iter()
             .zip(&results)

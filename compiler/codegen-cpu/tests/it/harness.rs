@@ -21,9 +21,20 @@ pub(crate) fn host_features() -> Vec<String> {
     features
 }
 
+/// What code may use: all of this machine, or as little as the compiler accepts (no fused multiply-add on x86-64).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Features {
+    Host,
+    Least,
+}
+
 /// Code for this machine.
-pub(crate) fn compile_here(kernel: &Kernel) -> Code {
-    compile(kernel, &Target::host(&host_features())).unwrap_or_else(|error| panic!("{error}\n{}", kernel))
+pub(crate) fn compile_here(kernel: &Kernel, features: Features) -> Code {
+    let features = match features {
+        Features::Host => host_features(),
+        Features::Least => vec!["sse3".into(), "ssse3".into(), "sse4.1".into()],
+    };
+    compile(kernel, &Target::host(&features)).unwrap_or_else(|error| panic!("{error}\n{}", kernel))
 }
 
 /// Executable memory that holds one kernel.
@@ -55,8 +66,8 @@ impl Function {
 }
 
 /// Runs a kernel on arrays.
-pub(crate) fn run(kernel: &Kernel, buffers: &mut [Array], ranges: &[(usize, usize)]) {
-    let function = Function::new(&compile_here(kernel));
+pub(crate) fn run(kernel: &Kernel, buffers: &mut [Array], ranges: &[(usize, usize)], features: Features) {
+    let function = Function::new(&compile_here(kernel, features));
     let mut bytes: Vec<Vec<u8>> = buffers.iter().map(|array| array.to_literal().bytes().to_vec()).collect();
     function.call(&mut bytes, ranges);
     for (array, bytes) in buffers.iter_mut().zip(bytes) {
@@ -67,7 +78,12 @@ pub(crate) fn run(kernel: &Kernel, buffers: &mut [Array], ranges: &[(usize, usiz
 }
 
 /// Applies an `f32` function to many operands at once through compiled code.
-pub(crate) fn apply_f32(function: PointwiseFn, operands: &[&[f32]], lanes: u32) -> Vec<f32> {
+pub(crate) fn apply_f32(
+    function: PointwiseFn,
+    operands: &[&[f32]],
+    lanes: u32,
+    features: Features,
+) -> Vec<f32> {
     let count = operands[0].len();
     let mut b = KernelBuilder::new(function.name());
     let inputs: Vec<_> = operands.iter().map(|_| b.buffer(DType::F32, count, Access::Read)).collect();
@@ -76,7 +92,7 @@ pub(crate) fn apply_f32(function: PointwiseFn, operands: &[&[f32]], lanes: u32) 
     let values: Vec<_> = inputs.iter().map(|input| b.load(*input, Index::var(i))).collect();
     let result = b.apply(function, &values);
     b.store(output, Index::var(i), result);
-    let code = Function::new(&compile_here(&b.finish()));
+    let code = Function::new(&compile_here(&b.finish(), features));
     let mut buffers: Vec<Vec<u8>> =
         operands.iter().map(|values| values.iter().flat_map(|value| value.to_ne_bytes()).collect()).collect();
     buffers.push(vec![0; 4 * count]);

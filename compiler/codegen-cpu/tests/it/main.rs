@@ -1,5 +1,6 @@
 //! Compiled kernels against the evaluator.
 
 mod accuracy;
+mod functions;
 mod harness;
 mod random_kernels;
