@@ -168,7 +168,7 @@ pub struct ParseError {
     pub reason: String,
 }
 
-/// Reads what [`print`] wrote.
+/// Reads what [`print()`] wrote.
 pub fn parse(text: &str) -> Result<Kernel, ParseError> {
     let mut parser = Parser { tokens: tokens(text)?, position: 0 };
     let kernel = parser.kernel()?;

@@ -3,7 +3,7 @@
 //! Checked:
 //! - places exist; buffers are loaded and stored as their access allows; scratch fits [`Scratch::BYTES_MAX`];
 //! - every variable and value is defined once, before its uses, in an enclosing scope; index terms are in canonical order;
-//! - dtypes: [`expr_dtype`](crate::analysis::expr_dtype), constants of the kind of their dtype, stored values of the
+//! - dtypes: [`expr_dtype`], constants of the kind of their dtype, stored values of the
 //!   compute dtype of their place, `bool` guards, `i32` or `i64` dynamic positions, carried values of one dtype throughout;
 //! - unguarded positions without dynamic part are within their place for all values of the loop variables;
 //! - lanes are a power of two up to [`Stmt::LANES_MAX`]; of the ranges only the last has more than one; vector loops do
