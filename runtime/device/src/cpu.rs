@@ -1,0 +1,333 @@
+//! The processor: runs machine code and hand-written kernels on a pool of threads.
+
+use crate::memory::{Arena, CodeMemory};
+use crate::place::Place;
+use crate::prepare::{
+    Kind, Operation, Packed, Prepared, PreparedCollective, PreparedContract, PreparedConvolve,
+    PreparedLaunch, Preparer, kernels_of,
+};
+use crate::routines::{self, Shared};
+use crate::{
+    CheckedPlan, CollectiveCall, Device, DeviceError, LoadedProgram, RunContext, RunError, detect, features,
+    steps_in_order,
+};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use thalweg_base::DeviceDescription;
+use thalweg_kernel::cpu_abi;
+use thalweg_kernels::{Epilogue, ThreadPool};
+use thalweg_plan::Plan;
+
+/// A processor, or some threads of it.
+#[derive(Debug)]
+pub struct CpuDevice {
+    pool: Arc<ThreadPool>,
+}
+
+impl CpuDevice {
+    /// A device of that many threads, the one that runs a program included; 0 counts as 1. Programs of one device share
+    /// its threads and take turns.
+    pub fn new(threads: usize) -> CpuDevice {
+        CpuDevice { pool: Arc::new(ThreadPool::new(threads)) }
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+impl Device for CpuDevice {
+    fn describe(&self) -> DeviceDescription {
+        DeviceDescription { threads: self.pool.threads(), ..detect(Some(self.pool.threads())) }
+    }
+
+    fn load(&self, plan: &CheckedPlan, rank: usize) -> Result<Box<dyn LoadedProgram>, DeviceError> {
+        Ok(Box::new(CpuProgram::new(plan.plan(), rank, &self.pool)?))
+    }
+}
+
+/// The helpers that generated code calls; the table lives as long as the process.
+fn helpers() -> *mut u8 {
+    static TABLE: OnceLock<Vec<usize>> = OnceLock::new();
+    TABLE.get_or_init(cpu_abi::helper_table).as_ptr().cast_mut().cast()
+}
+
+/// Refuses machine code for another machine.
+fn check_target(plan: &Plan) -> Result<(), DeviceError> {
+    let present = features();
+    let missing: Vec<&str> =
+        plan.target.iter().filter(|name| !present.contains(name)).map(String::as_str).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(DeviceError::Target { missing: missing.join(", "), machine: present.join(", ") }),
+    }
+}
+
+/// A program with its arena, its code and everything its steps need.
+struct CpuProgram {
+    plan: Arc<Plan>,
+    rank: usize,
+    pool: Arc<ThreadPool>,
+    arena: Arena,
+    workspace: Arena,
+    prepared: Prepared,
+    turns: Vec<usize>,
+    /// Keeps the entries of `prepared` mapped.
+    _code: CodeMemory,
+}
+
+// SAFETY: the pointers in `prepared` are into `arena`, the helpers' table and `_code`, which move along or are static, and
+// none of them belongs to a particular thread.
+unsafe impl Send for CpuProgram {}
+
+impl CpuProgram {
+    fn new(plan: &Arc<Plan>, rank: usize, pool: &Arc<ThreadPool>) -> Result<CpuProgram, DeviceError> {
+        let devices = plan.devices();
+        let program = plan.programs.get(rank).ok_or(DeviceError::Rank { rank, devices })?;
+        let kernels = kernels_of(program);
+        if !kernels.is_empty() {
+            check_target(plan)?;
+        }
+        let code = CodeMemory::new(plan, &kernels)?;
+        let mut arena = Arena::new(program.arena_bytes, "an arena")?;
+        for (offset, value) in &program.constants {
+            arena.write(*offset, value.bytes())?;
+        }
+        let prepared = Preparer {
+            plan,
+            code: &code,
+            base: arena.base(),
+            helpers: helpers(),
+            threads: pool.threads(),
+            slots: BTreeMap::new(),
+            number: 0,
+            out: Prepared::default(),
+        }
+        .program(program)?;
+        Ok(CpuProgram {
+            plan: Arc::clone(plan),
+            rank,
+            pool: Arc::clone(pool),
+            workspace: Arena::new(prepared.workspace_bytes, "a workspace")?,
+            turns: vec![0; prepared.slots],
+            arena,
+            prepared,
+            _code: code,
+        })
+    }
+}
+
+impl LoadedProgram for CpuProgram {
+    fn arena_bytes(&self) -> usize {
+        self.arena.len()
+    }
+
+    fn workspace_bytes(&self) -> usize {
+        self.workspace.len() + self.prepared.packed.iter().map(|packed| packed.memory.len()).sum::<usize>()
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.arena.write(offset, bytes)?;
+        let end = offset + bytes.len();
+        for packed in &mut self.prepared.packed {
+            packed.valid &= packed.source.end <= offset || end <= packed.source.start;
+        }
+        Ok(())
+    }
+
+    fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), DeviceError> {
+        self.arena.read(offset, into)
+    }
+
+    fn run(&mut self, context: &mut RunContext<'_>) -> Result<(), RunError> {
+        let Prepared { operations, table, bounds, packed, .. } = &mut self.prepared;
+        let mut machine = Machine {
+            plan: &self.plan,
+            rank: self.rank,
+            pool: &self.pool,
+            base: self.arena.base(),
+            workspace: self.workspace.base(),
+            table,
+            bounds,
+            packed,
+            turns: &mut self.turns,
+            context,
+        };
+        machine.steps(operations)
+    }
+}
+
+/// One run under way.
+struct Machine<'a, 'b> {
+    plan: &'a Plan,
+    rank: usize,
+    pool: &'a ThreadPool,
+    base: *mut u8,
+    workspace: *mut u8,
+    table: &'a mut [*mut u8],
+    bounds: &'a [i64],
+    packed: &'a mut [Packed],
+    turns: &'a mut [usize],
+    context: &'a mut RunContext<'b>,
+}
+
+impl Machine<'_, '_> {
+    /// The address of a place in the present turns.
+    #[inline]
+    fn at(&self, place: &Place) -> *mut u8 {
+        // SAFETY: the verifier checked that the place is within the arena in every turn of the loops around it.
+        unsafe { self.base.add(place.offset(self.turns)) }
+    }
+
+    /// Whether the flag at a place holds.
+    fn holds(&self, flag: &Place) -> bool {
+        // SAFETY: the flag is a byte of the arena, which no other thread uses between steps.
+        unsafe { *self.at(flag) != 0 }
+    }
+
+    fn steps(&mut self, operations: &[Operation]) -> Result<(), RunError> {
+        for operation in operations {
+            if !self.context.begin(operation.number) {
+                return Err(self.cancelled(operation.number));
+            }
+            let began = self.context.now();
+            self.operation(&operation.kind)?;
+            self.context.end(operation.number, began);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn cancelled(&self, number: usize) -> RunError {
+        let steps = steps_in_order(&self.plan.programs[self.rank].steps);
+        RunError::Cancelled { step: steps[number].1.origin.label.clone() }
+    }
+
+    fn operation(&mut self, kind: &Kind) -> Result<(), RunError> {
+        match kind {
+            Kind::Launch(launch) => self.launch(launch),
+            Kind::Contract(contract) => self.contract(contract),
+            Kind::Convolve(convolve) => self.convolve(convolve),
+            Kind::Scatter { routine, indices, updates, result } => {
+                let (indices, updates, result) = (self.at(indices), self.at(updates), self.at(result));
+                // SAFETY: the verifier checked that the places have the bytes of the shape, preparation their alignment
+                // and the size of the workspace, whose pages are aligned; no other step runs meanwhile.
+                unsafe { routine.run(self.pool, indices, updates, result, self.workspace) }
+            }
+            Kind::ArgSort { routine, operand, result } => {
+                let (operand, result) = (self.at(operand), self.at(result));
+                // SAFETY: as for `Scatter`.
+                unsafe { routine.run(self.pool, operand, result, self.workspace) }
+            }
+            Kind::Copy { from, to, bytes } => {
+                // SAFETY: the verifier checked that both ranges are within the arena.
+                unsafe { routines::copy(self.pool, self.at(from), self.at(to), *bytes) }
+            }
+            Kind::Fill { to, pattern, size, elements } => {
+                // SAFETY: the verifier checked that the range is within the arena, preparation its alignment.
+                unsafe { routines::fill(self.pool, self.at(to), *pattern, *size, *elements) }
+            }
+            Kind::Collective(collective) => return self.collective(collective),
+            Kind::Loop { slot, turns, body } => {
+                for turn in 0..*turns {
+                    self.turns[*slot] = turn;
+                    self.steps(body)?;
+                }
+            }
+            Kind::While { condition, flag, body } => {
+                self.steps(condition)?;
+                while self.holds(flag) {
+                    self.steps(body)?;
+                    self.steps(condition)?;
+                }
+            }
+            Kind::Branch { flag, then, otherwise } => {
+                let taken = if self.holds(flag) { then } else { otherwise };
+                return self.steps(taken);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the pointers that loops shift into the table; returns where a kernel's pointers begin.
+    #[inline]
+    fn pointers(&mut self, launch: &PreparedLaunch) -> *const *mut u8 {
+        for (entry, place) in &launch.shifted {
+            self.table[*entry] = self.at(place);
+        }
+        self.table[launch.table.clone()].as_ptr()
+    }
+
+    fn launch(&mut self, launch: &PreparedLaunch) {
+        let buffers = self.pointers(launch);
+        let (entry, stride) = (launch.entry, launch.stride);
+        let bounds = self.bounds[launch.bounds..launch.bounds + launch.parts * stride].as_ptr();
+        if launch.parts == 1 {
+            // SAFETY: the entry is that of the kernel's code; the pointers are those of its buffers, which the verifier
+            // checked to lie within the arena, and of the helpers; the bounds cover its index space.
+            unsafe { entry(buffers, bounds) };
+            return;
+        }
+        let (buffers, bounds) =
+            (Shared::new(buffers.cast_mut().cast()), Shared::new(bounds.cast_mut().cast()));
+        self.pool.run(launch.parts, &|part| {
+            // SAFETY: as above; the kernel IR lets disjoint parts of the index space run in parallel.
+            unsafe { entry(buffers.get().cast(), bounds.get().cast::<i64>().add(part * stride)) };
+        });
+    }
+
+    fn epilogue(&mut self, launch: &PreparedLaunch) -> Option<Epilogue> {
+        let buffers = self.pointers(launch);
+        (launch.parts > 0).then_some(Epilogue { function: launch.entry, buffers })
+    }
+
+    fn contract(&mut self, contract: &PreparedContract) {
+        let epilogue = contract.epilogue.as_ref().and_then(|launch| self.epilogue(launch));
+        let [a, b, c] = [0, 1, 2].map(|operand| self.at(&contract.operands[operand]));
+        let prepared = &contract.prepared;
+        let Some(packed) = contract.packed.map(|packed| &mut self.packed[packed]) else {
+            // SAFETY: the verifier checked that the operands are within the arena with all elements, preparation their
+            // alignment and the size of the workspace; the epilogue's kernel has the ranges of the product, as preparation
+            // checked, and the kernel IR lets disjoint parts run in parallel; no other step runs meanwhile.
+            return unsafe { prepared.run(self.pool, a, b, c, self.workspace, epilogue) };
+        };
+        if !packed.valid {
+            // SAFETY: `b` is within the arena, and the memory has the bytes that this preparation asked for.
+            unsafe { prepared.pack_b(b, packed.memory.base()) };
+            packed.valid = true;
+        }
+        // SAFETY: as above; the packed operand was made by this preparation of the present `b`: nothing was written there
+        // since, neither by steps, as the plan says, nor from outside, which `write` watches.
+        unsafe { prepared.run_packed_b(self.pool, a, packed.memory.base(), c, self.workspace, epilogue) }
+    }
+
+    fn convolve(&mut self, convolve: &PreparedConvolve) {
+        let [a, b, c] = [0, 1, 2].map(|operand| self.at(&convolve.operands[operand]));
+        let fused = convolve.epilogue.as_ref().filter(|_| convolve.fused);
+        let epilogue = fused.and_then(|launch| self.epilogue(launch));
+        // SAFETY: as for a contraction.
+        unsafe { convolve.prepared.run(self.pool, a, b, c, self.workspace, epilogue) };
+        if let Some(launch) = convolve.epilogue.as_ref().filter(|_| !convolve.fused) {
+            self.launch(launch);
+        }
+    }
+
+    fn collective(&mut self, collective: &PreparedCollective) -> Result<(), RunError> {
+        let PreparedCollective { step, label, operand, operand_bytes, result, result_bytes } = collective;
+        let (operand, result) = (operand.offset(self.turns), result.offset(self.turns));
+        let apart = operand + operand_bytes <= result || result + result_bytes <= operand;
+        assert!(apart, "step `{label}`: a collective's operand and result are different places");
+        // SAFETY: the verifier checked that both are within the arena; they do not overlap; no other step runs meanwhile.
+        let (operand, result) = unsafe {
+            (
+                std::slice::from_raw_parts(self.base.add(operand), *operand_bytes),
+                std::slice::from_raw_parts_mut(self.base.add(result), *result_bytes),
+            )
+        };
+        self.context
+            .exchange()
+            .exchange(CollectiveCall { step, label }, operand, result)
+            .map_err(|source| RunError::Collective { step: label.clone(), source })
+    }
+}
