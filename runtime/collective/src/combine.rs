@@ -1,0 +1,136 @@
+//! Combining the operands of several members, in the order of the members.
+
+use half::{bf16, f16};
+use thalweg_base::DType;
+use thalweg_plan::Combine;
+
+/// Elements that are combined at a time: their sums stay in the first-level cache while all operands pass by.
+const BLOCK: usize = 2048;
+
+/// An element in storage format and the type in which several are combined.
+trait Element {
+    type Wide: Copy + Default;
+    const BYTES: usize;
+    fn read(bytes: &[u8]) -> Self::Wide;
+    fn write(value: Self::Wide, bytes: &mut [u8]);
+    fn combine(combine: Combine, a: Self::Wide, b: Self::Wide) -> Self::Wide;
+}
+
+/// The larger of two; NaN when one is, as the scalar function `max` has it.
+#[inline(always)]
+#[allow(clippy::eq_op, reason = "the idiom for NaN in every type")]
+fn larger<T: PartialOrd + Copy>(a: T, b: T) -> T {
+    if a != a || a > b { a } else { b }
+}
+
+/// The smaller of two; NaN when one is, as the scalar function `min` has it.
+#[inline(always)]
+#[allow(clippy::eq_op, reason = "the idiom for NaN in every type")]
+fn smaller<T: PartialOrd + Copy>(a: T, b: T) -> T {
+    if a != a || a < b { a } else { b }
+}
+
+macro_rules! element {
+    ($($name:ident: $storage:ty, $wide:ty, |$value:ident| $widen:expr, |$sum:ident| $narrow:expr,
+        $add:expr, $mul:expr;)*) => {
+        $(
+            struct $name;
+
+            impl Element for $name {
+                type Wide = $wide;
+                const BYTES: usize = size_of::<$storage>();
+                #[inline(always)]
+                fn read(bytes: &[u8]) -> $wide {
+                    let $value = <$storage>::from_le_bytes(bytes.try_into().expect("as many bytes as the type has"));
+                    $widen
+                }
+                #[inline(always)]
+                fn write($sum: $wide, bytes: &mut [u8]) {
+                    bytes.copy_from_slice(&<$storage>::to_le_bytes($narrow));
+                }
+                #[inline(always)]
+                fn combine(combine: Combine, a: $wide, b: $wide) -> $wide {
+                    match combine {
+                        Combine::Sum => $add(a, b),
+                        Combine::Prod => $mul(a, b),
+                        Combine::Max => larger(a, b),
+                        Combine::Min => smaller(a, b),
+                    }
+                }
+            }
+        )*
+    };
+}
+
+element! {
+    F32: f32, f32, |value| value, |sum| sum, |a, b| a + b, |a, b| a * b;
+    F64: f64, f64, |value| value, |sum| sum, |a, b| a + b, |a, b| a * b;
+    F16: f16, f32, |value| value.to_f32(), |sum| f16::from_f32(sum), |a, b| a + b, |a, b| a * b;
+    Bf16: bf16, f32, |value| value.to_f32(), |sum| bf16::from_f32(sum), |a, b| a + b, |a, b| a * b;
+    I8: i8, i8, |value| value, |sum| sum, i8::wrapping_add, i8::wrapping_mul;
+    U8: u8, u8, |value| value, |sum| sum, u8::wrapping_add, u8::wrapping_mul;
+    I32: i32, i32, |value| value, |sum| sum, i32::wrapping_add, i32::wrapping_mul;
+    I64: i64, i64, |value| value, |sum| sum, i64::wrapping_add, i64::wrapping_mul;
+    // The sum of truth values is whether one of them holds, their product whether all do.
+    Bool: u8, u8, |value| (value != 0) as u8, |sum| sum, |a, b| a | b, |a, b| a & b;
+}
+
+/// Writes to `out` the combination of `members` operands. `operand(member, f)` hands the bytes of one to `f`; all are as
+/// long as `out`, a multiple of the element size.
+pub(crate) fn combine(
+    dtype: DType,
+    function: Combine,
+    members: usize,
+    operand: &dyn Fn(usize, &mut dyn FnMut(&[u8])),
+    out: &mut [u8],
+) {
+    match dtype {
+        DType::F32 => typed::<F32>(function, members, operand, out),
+        DType::F64 => typed::<F64>(function, members, operand, out),
+        DType::F16 => typed::<F16>(function, members, operand, out),
+        DType::BF16 => typed::<Bf16>(function, members, operand, out),
+        DType::I8 => typed::<I8>(function, members, operand, out),
+        DType::U8 => typed::<U8>(function, members, operand, out),
+        DType::I32 => typed::<I32>(function, members, operand, out),
+        DType::I64 => typed::<I64>(function, members, operand, out),
+        DType::Bool => typed::<Bool>(function, members, operand, out),
+    }
+}
+
+fn typed<E: Element>(
+    function: Combine,
+    members: usize,
+    operand: &dyn Fn(usize, &mut dyn FnMut(&[u8])),
+    out: &mut [u8],
+) {
+    let mut wide = [E::Wide::default(); BLOCK];
+    for (block, out) in out.chunks_mut(BLOCK * E::BYTES).enumerate() {
+        let bytes = block * BLOCK * E::BYTES..block * BLOCK * E::BYTES + out.len();
+        let wide = &mut wide[..out.len() / E::BYTES];
+        for member in 0..members {
+            operand(member, &mut |operand| {
+                let values = operand[bytes.clone()].chunks_exact(E::BYTES).map(E::read);
+                let pairs = wide.iter_mut().zip(values);
+                // One loop for each function, so that each is vectorized.
+                match (member, function) {
+                    (0, _) => pairs.for_each(|(sum, value)| *sum = value),
+                    (_, Combine::Sum) => {
+                        pairs.for_each(|(sum, value)| *sum = E::combine(Combine::Sum, *sum, value));
+                    }
+                    (_, Combine::Prod) => {
+                        pairs.for_each(|(sum, value)| *sum = E::combine(Combine::Prod, *sum, value));
+                    }
+                    (_, Combine::Max) => {
+                        pairs.for_each(|(sum, value)| *sum = E::combine(Combine::Max, *sum, value));
+                    }
+                    (_, Combine::Min) => {
+                        pairs.for_each(|(sum, value)| *sum = E::combine(Combine::Min, *sum, value));
+                    }
+                }
+            });
+        }
+        for (bytes, sum) in out.chunks_exact_mut(E::BYTES).zip(wide) {
+            E::write(*sum, bytes);
+        }
+    }
+}
