@@ -187,7 +187,7 @@ macro_rules! table {
     };
 }
 
-/// The shapes fill the registers: 12 x 2 of 32 vectors, 6 x 2 of 16, 4 x 2 of what a portable target has at least.
+/// The shapes fill the registers: 12 x 2 of 32 vectors, 6 x 2 of 16, which a portable target has at least.
 macro_rules! float_kernel {
     ($t:ty, $wide:ident, $mid:ident, $n:literal) => {
         impl Kernel for $t {
@@ -204,7 +204,7 @@ macro_rules! float_kernel {
                     }
                 }
                 let _ = isa;
-                static PORTABLE: Kernels<$t> = table!(tile, Lanes<$t, $n>, $t; 1 2 3 4);
+                static PORTABLE: Kernels<$t> = table!(tile, Lanes<$t, $n>, $t; 1 2 3 4 5 6);
                 &PORTABLE
             }
         }
@@ -229,7 +229,7 @@ macro_rules! int_kernel {
                     }
                 }
                 let _ = isa;
-                static PORTABLE: Kernels<$t> = table!(tile, Lanes<$t, $n>, $t; 1 2 3 4);
+                static PORTABLE: Kernels<$t> = table!(tile, Lanes<$t, $n>, $t; 1 2 3 4 5 6);
                 &PORTABLE
             }
         }
