@@ -51,10 +51,8 @@ fn is_view(op: &Op) -> bool {
 }
 
 fn own_bytes(node: &Node) -> usize {
-    let made_where_used = match &node.op {
-        Op::Constant(constant) => constant.value.len() == 1,
-        op => matches!(op, Op::Iota(_)),
-    };
+    let one_value = matches!(&node.op, Op::Constant(constant) if constant.value.len() == 1);
+    let made_where_used = one_value || matches!(&node.op, Op::Iota(_));
     if made_where_used { 0 } else { node.types.iter().map(|ty| ty.bytes()).sum() }
 }
 
