@@ -231,8 +231,7 @@ impl Elaborator<'_> {
     }
 
     fn model_input(&mut self, param: &Param) -> Checked<()> {
-        let none = Vec::new();
-        let Some((element, dims)) = tensor_parts(&param.ty, &none) else {
+        let Some((element, dims)) = tensor_parts(&param.ty) else {
             return self.error(
                 "E0303",
                 "an input of a model is a tensor or a static value",

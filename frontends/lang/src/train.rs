@@ -105,7 +105,7 @@ struct Fields {
     metrics: Vec<(String, Tensor)>,
     optimizer: Option<(Callable, Span)>,
     gradients: Option<(Callable, Span)>,
-    freeze: Vec<String>,
+    freeze: Vec<(String, Span)>,
     batch: Option<usize>,
     epochs: Option<usize>,
     steps: Option<usize>,
@@ -236,7 +236,7 @@ impl Elaborator<'_> {
         let setting = self.settings.contains_key("batch");
         let missing: Vec<&str> = ["data", "loss", "optimizer", "batch"]
             .into_iter()
-            .filter(|field| !given(field) && !(*field == "batch" && setting))
+            .filter(|field| !given(field) && (*field != "batch" || !setting))
             .collect();
         if !missing.is_empty() {
             let list: Vec<String> = missing.iter().map(|field| format!("`{field}`")).collect();
@@ -294,7 +294,7 @@ impl Elaborator<'_> {
                                 "not all are strings",
                             );
                         };
-                        fields.freeze.push(name.to_string());
+                        fields.freeze.push((name.to_string(), expr.span));
                     }
                 }
                 other => {
@@ -445,7 +445,7 @@ impl Elaborator<'_> {
         let (optimizer, span) =
             fields.optimizer.clone().expect("a train block without optimizer was refused");
         let frozen = |name: &str| {
-            fields.freeze.iter().any(|prefix| {
+            fields.freeze.iter().any(|(prefix, _)| {
                 name == prefix || name.strip_prefix(&**prefix).is_some_and(|rest| rest.starts_with('.'))
             })
         };
@@ -456,10 +456,10 @@ impl Elaborator<'_> {
             .filter(|name| !frozen(name))
             .map(|name| (name.clone(), self.declared[&name].tensor.clone()))
             .collect();
-        for prefix in &fields.freeze {
+        for (prefix, at) in &fields.freeze {
             if !self.declared.keys().any(|name| name == prefix || name.starts_with(&format!("{prefix}."))) {
                 let error = Diagnostic::error("E0506", format!("no parameter is called `{prefix}`"))
-                    .at(span, "in the training of this optimizer");
+                    .at(*at, "asked to stay as it is");
                 return Err(self.fail(error));
             }
         }

@@ -42,6 +42,8 @@ pub(crate) struct Deferred {
     expr: Expr,
     size: Dim,
     info: DimInfo,
+    /// Which dim of how many.
+    place: (usize, usize),
     site: Site,
 }
 
@@ -188,7 +190,7 @@ impl Elaborator<'_> {
                 }
                 DimExpr::Size(expr) => {
                     let (size, info) = (&tensor.ty.shape[at], &tensor.dims[at]);
-                    failed |= self.match_size(expr, size, info, site, deferred).is_err();
+                    failed |= self.match_size(expr, size, info, (at, tensor.rank()), site, deferred).is_err();
                     let name = match &expr.kind {
                         ExprKind::Name(name) => Some(name.name.clone()),
                         _ => None,
@@ -258,17 +260,7 @@ impl Elaborator<'_> {
         if site.ty != site.span {
             error = error.label(site.ty, "the type that both must fit");
         }
-        let free = |dim: &Dim| dim.as_symbol().map(|symbol| symbol.to_string());
-        if let (Some(a), Some(b)) = (free(&bound.size), free(size)) {
-            error = error.help(format!(
-                "`{a}` and `{b}` may differ when the model runs; give both one name if they may not"
-            ));
-        } else if let Some(a) = free(&bound.size).or(free(size)) {
-            error = error.help(format!(
-                "`{a}` may be any size when the model runs; write the number in its place if it is fixed"
-            ));
-        }
-        self.fail(error)
+        self.fail(with_free_help(error, &bound.size, size))
     }
 
     fn match_size(
@@ -276,6 +268,7 @@ impl Elaborator<'_> {
         expr: &Expr,
         size: &Dim,
         info: &DimInfo,
+        place: (usize, usize),
         site: &Site,
         deferred: &mut Vec<Deferred>,
     ) -> Checked<()> {
@@ -305,6 +298,7 @@ impl Elaborator<'_> {
             expr: expr.clone(),
             size: size.clone(),
             info: info.clone(),
+            place,
             site: site.clone(),
         });
         Ok(())
@@ -328,13 +322,20 @@ impl Elaborator<'_> {
     /// linear expression is solved for.
     pub(crate) fn settle(&mut self, deferred: Vec<Deferred>) -> Checked<()> {
         let mut failed = false;
-        for Deferred { expr, size, info, site } in deferred {
-            failed |= self.settle_one(&expr, &size, &info, &site).is_err();
+        for Deferred { expr, size, info, place, site } in deferred {
+            failed |= self.settle_one(&expr, &size, &info, place, &site).is_err();
         }
         if failed { Err(Reported) } else { Ok(()) }
     }
 
-    fn settle_one(&mut self, expr: &Expr, size: &Dim, info: &DimInfo, site: &Site) -> Checked<()> {
+    fn settle_one(
+        &mut self,
+        expr: &Expr,
+        size: &Dim,
+        info: &DimInfo,
+        place: (usize, usize),
+        site: &Site,
+    ) -> Checked<()> {
         let mut names = BTreeSet::new();
         free_names(expr, &mut names);
         let mut unknown: Vec<Arc<str>> = Vec::new();
@@ -380,11 +381,17 @@ impl Elaborator<'_> {
         if wanted == *size {
             return Ok(());
         }
+        let words = dim_words(place.0, place.1);
         let text = self.program.sources.text(expr.span).to_string();
-        let binding =
-            DimBinding { size: wanted.clone(), outer: DimInfo { name: None, origin: Some(expr.span) } };
-        let name = if text == wanted.to_string() { "the dim".into() } else { format!("`{text}`") };
-        Err(self.size_clash(&name, &binding, size, info, site))
+        let asked = if text == wanted.to_string() { text } else { format!("`{text}` = {wanted}") };
+        let mut error =
+            Diagnostic::error(site.code, format!("{words} of {} must be {asked}, not {size}", site.what))
+                .at(site.span, format!("{words} of this is {size}"))
+                .label(expr.span, format!("{wanted} is asked for here"));
+        if let Some(origin) = info.origin.filter(|origin| *origin != site.span && *origin != expr.span) {
+            error = error.label(origin, format!("{size} comes from here"));
+        }
+        Err(self.fail(with_free_help(error, &wanted, size)))
     }
 
     /// An expression as a size.
@@ -615,6 +622,19 @@ impl Elaborator<'_> {
         let (shape, infos) = self.shape_of(dims)?;
         let ty = TensorType { dtype, shape };
         self.expand(&scalar, &ty.shape, infos, span)
+    }
+}
+
+/// Says what may be done when one of two sizes is open.
+fn with_free_help(error: Diagnostic, a: &Dim, b: &Dim) -> Diagnostic {
+    match (a.as_symbol(), b.as_symbol()) {
+        (Some(a), Some(b)) => error.help(format!(
+            "`{a}` and `{b}` may differ when the model runs; give both one name if they may not"
+        )),
+        (Some(open), None) | (None, Some(open)) => error.help(format!(
+            "`{open}` may be any size when the model runs; write the number in its place if it is fixed"
+        )),
+        (None, None) => error,
     }
 }
 

@@ -307,8 +307,7 @@ impl Elaborator<'_> {
     }
 
     fn check_result_value(&mut self, ty: &TypeExpr, value: Value, site: &Site, call: Span) -> Checked<Value> {
-        let none = Vec::new();
-        let tensor_type = tensor_parts(ty, &none);
+        let tensor_type = tensor_parts(ty);
         match (&ty.kind, value) {
             (TypeKind::List(types), Value::List(values)) if types.len() == values.len() => {
                 let parts: Vec<_> = types
@@ -452,7 +451,6 @@ impl Elaborator<'_> {
         site: &Site,
         deferred: &mut Vec<Deferred>,
     ) -> Checked<Value> {
-        let none = Vec::new();
         if let (TypeKind::List(types), Value::List(values)) = (&ty.kind, &value) {
             if types.len() != values.len() {
                 let message =
@@ -466,7 +464,7 @@ impl Elaborator<'_> {
                 .collect();
             return Ok(Value::List(parts.into_iter().collect::<Checked<_>>()?));
         }
-        let Some((element, dims)) = tensor_parts(ty, &none) else {
+        let Some((element, dims)) = tensor_parts(ty) else {
             return self.check_static(ty, value, site.span, &site.what);
         };
         match value {
@@ -522,16 +520,13 @@ impl Elaborator<'_> {
 }
 
 /// The element type and dims of a type that is a tensor's; a bare dtype is a tensor of rank 0.
-pub(crate) fn tensor_parts<'t>(
-    ty: &'t TypeExpr,
-    none: &'t Vec<DimExpr>,
-) -> Option<(&'t Ident, &'t [DimExpr])> {
+pub(crate) fn tensor_parts(ty: &TypeExpr) -> Option<(&Ident, &[DimExpr])> {
     match &ty.kind {
         TypeKind::Tensor(element, dims) => Some((element, dims)),
         TypeKind::Name(name)
             if !is_static_type(&name.name) && name.name.parse::<thalweg_base::DType>().is_ok() =>
         {
-            Some((name, none))
+            Some((name, &[]))
         }
         TypeKind::Name(_) | TypeKind::List(_) | TypeKind::Record(_) | TypeKind::Error => None,
     }
@@ -542,7 +537,7 @@ pub(crate) fn is_tensor_type(ty: &TypeExpr) -> bool {
     match &ty.kind {
         TypeKind::List(types) => types.iter().any(is_tensor_type),
         TypeKind::Record(fields) => fields.iter().any(|(_, ty)| is_tensor_type(ty)),
-        TypeKind::Tensor(..) | TypeKind::Name(_) | TypeKind::Error => tensor_parts(ty, &Vec::new()).is_some(),
+        TypeKind::Tensor(..) | TypeKind::Name(_) | TypeKind::Error => tensor_parts(ty).is_some(),
     }
 }
 

@@ -25,7 +25,7 @@ use frame::Frame;
 use indexmap::IndexMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use thalweg_base::{Diagnostic, Span};
+use thalweg_base::{Diagnostic, Label, Span};
 use thalweg_tensor::Graph;
 use value::{Tensor, Value};
 
@@ -50,6 +50,7 @@ const ERRORS_MAX: usize = 40;
 /// A parameter or state of the model under elaboration.
 pub(crate) struct Declared {
     pub(crate) tensor: Tensor,
+    /// The user's line that it comes from: its own, or the call that led into the library.
     pub(crate) span: Span,
 }
 
@@ -69,6 +70,8 @@ pub(crate) struct Elaborator<'p> {
     pub(crate) declared: IndexMap<String, Declared>,
     /// The next values of states, by name.
     pub(crate) updates: IndexMap<String, Tensor>,
+    /// Scopes of which it was said that two calls share them.
+    pub(crate) shared_scopes: BTreeSet<String>,
     pub(crate) constants: BTreeMap<(ModuleId, Arc<str>), Option<Value>>,
     pub(crate) constants_open: Vec<(ModuleId, Arc<str>)>,
     pub(crate) pins: Vec<Pin>,
@@ -100,6 +103,7 @@ impl<'p> Elaborator<'p> {
             taken: BTreeMap::new(),
             declared: IndexMap::new(),
             updates: IndexMap::new(),
+            shared_scopes: BTreeSet::new(),
             constants: BTreeMap::new(),
             constants_open: Vec::new(),
             pins: Vec::new(),
@@ -122,20 +126,37 @@ impl<'p> Elaborator<'p> {
         self.frames.last_mut().expect("something is being called")
     }
 
-    /// Records an error. One inside of a called function also shows the calls that led there.
+    /// Records an error. One inside of a called function also shows the calls that led there; one inside of the standard
+    /// library is shown at the user's call first.
     pub(crate) fn fail(&mut self, mut error: Diagnostic) -> Reported {
-        let known = |error: &Diagnostic, span: Span| {
-            error.primary.iter().chain(&error.labels).any(|label| label.span == span)
+        let within = |inner: Span, outer: Span| {
+            inner.source == outer.source && outer.start <= inner.start && inner.end <= outer.end
+        };
+        let evident = |error: &Diagnostic, call: Span| {
+            error.primary.iter().any(|label| within(label.span, call))
+                || error.labels.iter().any(|label| label.span == call)
         };
         for frame in self.frames.iter().rev() {
             if let Some(call) = frame.call
-                && !known(&error, call)
+                && !evident(&error, call)
             {
-                error.labels.push(thalweg_base::Label {
-                    span: call,
-                    message: format!("in this call of `{}`", frame.function),
-                });
+                error
+                    .labels
+                    .push(Label { span: call, message: format!("in this call of `{}`", frame.function) });
             }
+        }
+        let modules = &self.program.modules;
+        if let Some(primary) =
+            error.primary.as_mut().filter(|primary| modules.is_standard(primary.span.source))
+            && let Some(call) = self
+                .frames
+                .iter()
+                .rev()
+                .filter_map(|frame| frame.call)
+                .find(|call| !modules.is_standard(call.source))
+            && let Some(label) = error.labels.iter_mut().find(|label| label.span == call)
+        {
+            std::mem::swap(primary, label);
         }
         let same = |other: &Diagnostic| {
             other.code == error.code && other.message == error.message && other.primary == error.primary

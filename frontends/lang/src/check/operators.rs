@@ -210,10 +210,11 @@ impl Elaborator<'_> {
         let mut error = Diagnostic::error("E0202", format!("shapes do not agree in `{what}`")).at(
             at,
             format!(
-                "{} against {}: dim {} is {m} here and {n} there",
+                "{} against {}: the {} dim is {m} on the left and the {} is {n} on the right",
                 x.0.describe(),
                 y.0.describe(),
-                ordinal(a, x.0.rank())
+                ordinal(a, x.0.rank()),
+                ordinal(b, y.0.rank())
             ),
         );
         error = self.origin(error, x.0, a, x.1, "");

@@ -38,8 +38,7 @@ impl Elaborator<'_> {
                 .help("declare it as a `layer`, which may own parameters and state");
             return Err(self.fail(error));
         }
-        let none = Vec::new();
-        let Some((element, dims)) = tensor_parts(&decl.ty, &none) else {
+        let Some((element, dims)) = tensor_parts(&decl.ty) else {
             return self.error(
                 "E0303",
                 format!("a {kind} is a tensor"),
@@ -66,21 +65,34 @@ impl Elaborator<'_> {
         let mut path = self.path.clone();
         path.push(decl.name.name.to_string());
         let name: Arc<str> = path.join(".").into();
-        if let Some(first) = self.declared.get(&*name) {
-            let first = first.span;
-            let mut error = Diagnostic::error("E0401", format!("two parameters are called `{name}`"))
-                .at(decl.name.span, "declared here a second time");
-            if first != decl.name.span {
-                error = error.label(first, "and here the first time");
-            }
-            error = error.help("give the calls different names with `as`, or put each turn of a loop in its own scope: `scope block[i] { … }`");
-            return Err(self.fail(error));
+        let place =
+            self.user_span().filter(|place| place.source != decl.name.span.source).unwrap_or(decl.name.span);
+        if let Some(first) = self.declared.get(&*name).map(|first| first.span) {
+            return Err(self.declared_twice(&name, first, place));
         }
         let leaf_kind = if state { LeafKind::State } else { LeafKind::Parameter };
         let leaf = Leaf { kind: leaf_kind, name: name.clone(), ty, init: Some(init) };
         let tensor = self.leaf(leaf, infos, decl.ty.span);
-        self.declared.insert(name.to_string(), Declared { tensor: tensor.clone(), span: decl.name.span });
+        self.declared.insert(name.to_string(), Declared { tensor: tensor.clone(), span: place });
         Ok((tensor, name))
+    }
+
+    /// Two parameters of one name: said once for each scope.
+    fn declared_twice(&mut self, name: &str, first: Span, second: Span) -> super::Reported {
+        if !self.shared_scopes.insert(self.path.join(".")) {
+            return super::Reported;
+        }
+        let mut error = Diagnostic::error("E0401", format!("two parameters are called `{name}`"));
+        error = match first == second {
+            true => error
+                .at(second, "declared here each time")
+                .help("put each turn of a loop in a scope of its own: `scope block[i] { … }`"),
+            false => error
+                .at(second, "declared here a second time")
+                .label(first, "and here the first time")
+                .help("give the calls different names with `as`"),
+        };
+        self.fail(error)
     }
 
     fn initializer(&mut self, decl: &LeafDecl, ty: &TensorType, kind: &str) -> Checked<Initializer> {

@@ -1,4 +1,6 @@
 //! Tests of the language, from text to graph.
 
 mod examples;
+mod mistakes;
+mod numerics;
 mod syntax;
