@@ -6,6 +6,8 @@ mod conformance;
 mod cut_and_join;
 mod dataflow;
 mod gradient;
+mod lowering;
+mod partition;
 mod random_graphs;
 mod text;
 mod tidy;
