@@ -211,6 +211,8 @@ impl Elaborator<'_> {
         if let Some((_, expr)) = train.fields.iter().find(|(name, _)| &*name.name == "seed") {
             fields.seed = self.whole_field("seed", expr, 0).unwrap_or(0) as u64;
             self.seed = fields.seed;
+        } else if let Some(seed) = self.whole_setting("seed", 0, train.span).unwrap_or_default() {
+            (fields.seed, self.seed) = (seed as u64, seed as u64);
         }
         let mut failed = false;
         let mut seen: Vec<Ident> = Vec::new();
@@ -225,6 +227,19 @@ impl Elaborator<'_> {
             seen.push(name.clone());
             self.span = Some(expr.span);
             failed |= self.train_field(name, expr, &mut fields).is_err();
+        }
+        let given = |field: &str| train.fields.iter().any(|(name, _)| &*name.name == field);
+        for (name, slot) in [
+            ("batch", &mut fields.batch),
+            ("epochs", &mut fields.epochs),
+            ("steps", &mut fields.steps),
+        ] {
+            if !given(name) {
+                match self.whole_setting(name, 1, train.span) {
+                    Ok(value) => *slot = value,
+                    Err(Reported) => failed = true,
+                }
+            }
         }
         failed |= self.required(train, &fields).is_err();
         self.frames.pop();
@@ -328,6 +343,17 @@ impl Elaborator<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The value that a setting gives to a field that the block does not have.
+    fn whole_setting(&mut self, name: &str, least: i64, span: Span) -> Checked<Option<usize>> {
+        let Some(text) = self.settings.get(name).cloned() else { return Ok(None) };
+        self.used_settings.insert(name.to_string());
+        let value = self.adapt_setting(name, text, &Value::int(0), span)?.as_int();
+        match value.filter(|value| *value >= least).and_then(|value| usize::try_from(value).ok()) {
+            Some(value) => Ok(Some(value)),
+            None => self.error("E0303", format!("`{name}` is at least {least}"), span, "of this training"),
+        }
     }
 
     fn whole_field(&mut self, name: &str, expr: &Expr, least: i64) -> Checked<usize> {
