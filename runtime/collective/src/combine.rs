@@ -75,13 +75,16 @@ element! {
     Bool: u8, u8, |value| (value != 0) as u8, |sum| sum, |a, b| a | b, |a, b| a & b;
 }
 
+/// Hands the bytes of one member's operand to a function.
+type Operands<'a> = &'a dyn Fn(usize, &mut dyn FnMut(&[u8]));
+
 /// Writes to `out` the combination of `members` operands. `operand(member, f)` hands the bytes of one to `f`; all are as
 /// long as `out`, a multiple of the element size.
 pub(crate) fn combine(
     dtype: DType,
     function: Combine,
     members: usize,
-    operand: &dyn Fn(usize, &mut dyn FnMut(&[u8])),
+    operand: Operands<'_>,
     out: &mut [u8],
 ) {
     match dtype {
@@ -97,12 +100,7 @@ pub(crate) fn combine(
     }
 }
 
-fn typed<E: Element>(
-    function: Combine,
-    members: usize,
-    operand: &dyn Fn(usize, &mut dyn FnMut(&[u8])),
-    out: &mut [u8],
-) {
+fn typed<E: Element>(function: Combine, members: usize, operand: Operands<'_>, out: &mut [u8]) {
     let mut wide = [E::Wide::default(); BLOCK];
     for (block, out) in out.chunks_mut(BLOCK * E::BYTES).enumerate() {
         let bytes = block * BLOCK * E::BYTES..block * BLOCK * E::BYTES + out.len();
