@@ -19,7 +19,7 @@ const REVISITS_MAX: usize = 16;
 const SEARCH_VISITS_MAX: usize = 4_000_000;
 
 /// Improvements smaller than this share are rounding.
-const RELATIVE_GAIN_MIN: f64 = 1e-9;
+pub(crate) const RELATIVE_GAIN_MIN: f64 = 1e-9;
 
 /// An e-graph laid out densely for extraction.
 pub(crate) struct Choices {

@@ -1,6 +1,6 @@
 //! One region: built as an e-graph, saturated, extracted.
 
-use crate::extract::Choices;
+use crate::extract::{Choices, RELATIVE_GAIN_MIN};
 use crate::facts::{FactsAnalysis, TensorGraph};
 use crate::lang::{ENode, OpRef};
 use crate::regions::Shape;
@@ -93,7 +93,7 @@ pub(crate) fn rewrite_region(
     let roots: Vec<Id> = shape.outputs.iter().map(|output| egraph.find(classes[*output as usize])).collect();
     let extraction = choices.extract(&egraph, &roots);
     let before = original_seconds(shape, &classes, &egraph, cost);
-    let cheaper = extraction.filter(|extraction| extraction.seconds < before);
+    let cheaper = extraction.filter(|found| found.seconds < before * (1.0 - RELATIVE_GAIN_MIN));
     Rewritten {
         replacement: cheaper.map(|extraction| replacement(&egraph, &extraction.nodes, &roots)),
         outcome,

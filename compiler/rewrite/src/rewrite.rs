@@ -103,10 +103,10 @@ fn rewrite_graph(
     table: &Table,
     progress: &mut Progress,
 ) -> Graph {
-    let graph = normalize(&with_rewritten_subgraphs(graph, options, cost, table, progress));
-    let regions = split(&graph);
+    let graph = &normalize(&with_rewritten_subgraphs(graph, options, cost, table, progress));
+    let regions = split(graph);
     let mut known: FxHashMap<&Shape, Rewritten> = FxHashMap::default();
-    let mut builder = Builder::new(&graph);
+    let mut builder = Builder::new(graph);
     progress.regions += regions.len();
     for region in &regions {
         if !known.contains_key(&region.shape) {
@@ -125,7 +125,9 @@ fn rewrite_graph(
         }
         builder.append(region, &known[&region.shape]);
     }
-    normalize(&builder.finish())
+    // Regions that were not replaced come out in another order at most, and then the graph stays as it was.
+    let result = normalize(&builder.finish());
+    if graph_seconds(cost, &result) < graph_seconds(cost, graph) { result } else { graph.clone() }
 }
 
 /// The graph with the sub-graphs of its loops and branches rewritten, equal ones once.

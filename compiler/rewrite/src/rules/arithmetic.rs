@@ -53,6 +53,8 @@ pub(super) fn rules() -> Vec<Rule> {
         row("mul-reciprocal", Reassociates, On::Float, "mul(x, div(1, y))", "div(x, y)").positive(),
         row("div-reciprocal", Reassociates, On::Float, "div(1, div(1, x))", "x").positive(),
         row("div-product", AssumesFinite, On::Float, "div(mul(x, y), y)", "x").positive(),
+        row("div-quotient", AssumesFinite, On::Float, "div(div(x, div(y, z)), z)", "div(x, y)").positive(),
+        row("mul-quotients", AssumesFinite, On::Float, "mul(div(x, y), div(y, z))", "div(x, z)").positive(),
         row("div-div", AssumesFinite, On::Float, "div(div(x, y), z)", "div(x, mul(y, z))").positive(),
         row("factor-constants", Reassociates, On::Float, "add(mul(x, c), mul(x, d))", "mul(x, add(c, d))")
             .when(same_sign),
