@@ -16,7 +16,7 @@ use thalweg_plan::{
     Address, CollectiveKind as PlanCollective, CollectiveStep, Combine, KernelId, Launch, LoopId, Origin,
     Step, StepKind,
 };
-use thalweg_tensor::ops::{Collective, CollectiveKind, LeafKind, Scan};
+use thalweg_tensor::ops::{Collective, CollectiveKind, LeafKind};
 use thalweg_tensor::{Graph, Mesh, NodeId, Op, ReduceFn};
 
 /// Bits of an unlinked address that hold the offset in its buffer; those above hold the buffer.
@@ -33,7 +33,7 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    fn whole(buffer: usize) -> Slot {
+    pub fn whole(buffer: usize) -> Slot {
         Slot { buffer, offset: 0, per_turn: vec![] }
     }
 
@@ -41,7 +41,7 @@ impl Slot {
         Slot { offset: self.offset + bytes, ..self.clone() }
     }
 
-    fn address(&self) -> Address {
+    pub fn address(&self) -> Address {
         assert!(self.offset < 1 << OFFSET_BITS, "a buffer is smaller than a terabyte");
         Address { offset: self.buffer << OFFSET_BITS | self.offset, per_turn: self.per_turn.clone() }
     }
@@ -79,8 +79,8 @@ pub(crate) struct Planner<'a> {
     pub table: &'a mut KernelTable,
     pub buffers: Vec<Buffer>,
     pub constants: Vec<(usize, Literal)>,
-    clock: usize,
-    loops: u32,
+    pub clock: usize,
+    pub loops: u32,
 }
 
 /// Where the values of a graph come from and go to.
@@ -110,7 +110,7 @@ impl<'a> Planner<'a> {
         self.buffers.len() - 1
     }
 
-    fn touch(&mut self, slot: &Slot) {
+    pub fn touch(&mut self, slot: &Slot) {
         let buffer = &mut self.buffers[slot.buffer];
         buffer.last = buffer.last.max(self.clock);
         buffer.first = buffer.first.min(self.clock);
@@ -171,14 +171,14 @@ fn each_address(step: &mut Step, f: &mut impl FnMut(&mut Address)) {
 }
 
 /// One graph on its way to steps.
-struct Body<'p, 'a> {
-    planner: &'p mut Planner<'a>,
-    graph: &'p Graph,
+pub(crate) struct Body<'p, 'a> {
+    pub planner: &'p mut Planner<'a>,
+    pub graph: &'p Graph,
     grouping: &'p Grouping,
     interface: &'p Interface,
     /// The place of every node that lies in memory; results of loops and branches by position.
-    slots: BTreeMap<NodeId, Slot>,
-    results: BTreeMap<(NodeId, usize), Slot>,
+    pub slots: BTreeMap<NodeId, Slot>,
+    pub results: BTreeMap<(NodeId, usize), Slot>,
     /// For every node in memory, the unit that last reads it; the number of units for what is read at the end.
     last_use: BTreeMap<NodeId, usize>,
     /// Buffers that this body made for one value alone, and may hand on.
@@ -258,7 +258,7 @@ impl<'p, 'a> Body<'p, 'a> {
         self.steps
     }
 
-    fn push(&mut self, kind: StepKind, origin: Origin) {
+    pub fn push(&mut self, kind: StepKind, origin: Origin) {
         self.steps.push(Step { kind, origin });
     }
 
@@ -350,12 +350,13 @@ impl<'p, 'a> Body<'p, 'a> {
         }
     }
 
-    fn slot(&self, id: NodeId) -> Slot {
+    pub fn slot(&self, id: NodeId) -> Slot {
         let id = dense_base(self.graph, id);
-        match &self.graph.node(id).op {
-            Op::Pick(pick) => self.results[&(self.graph.node(id).operands[0], pick.index)].clone(),
-            _other => self.slots.get(&id).unwrap_or_else(|| panic!("{id} has no place")).clone(),
+        let node = self.graph.node(id);
+        if let Op::Pick(pick) = &node.op {
+            return self.results[&(node.operands[0], pick.index)].clone();
         }
+        self.slots.get(&id).unwrap_or_else(|| panic!("{id} has no place")).clone()
     }
 
     fn read_now(&mut self, built: &Built) {
@@ -383,17 +384,13 @@ impl<'p, 'a> Body<'p, 'a> {
         self.push(StepKind::Launch(launch), origin);
     }
 
-    fn origin(&self, nodes: &[NodeId], kernel: Option<&Kernel>) -> Origin {
+    pub fn origin(&self, nodes: &[NodeId], kernel: Option<&Kernel>) -> Origin {
         let main = self.graph.node(nodes[0]);
         let mut labels: Vec<String> = Vec::new();
         let (mut flops, mut bytes) = (0.0, 0.0);
         for id in nodes {
             let node = self.graph.node(*id);
-            labels.push(match &node.op {
-                Op::Pointwise(op) => op.function.name().into(),
-                Op::Reduce(op) => format!("reduce {}", op.function.pointwise().name()),
-                other => other.name().to_lowercase(),
-            });
+            labels.push(label(&node.op));
             let work = node.op.def().work(&self.graph.operand_types_of(*id), &node.types);
             flops += work.flops;
             bytes += work.bytes_read + work.bytes_written;
@@ -494,7 +491,28 @@ impl<'p, 'a> Body<'p, 'a> {
                 }
                 return;
             }
-            other => panic!("`{}` is no routine", other.name()),
+            Op::Leaf(_)
+            | Op::Constant(_)
+            | Op::Iota(_)
+            | Op::Random(_)
+            | Op::Pointwise(_)
+            | Op::Convert(_)
+            | Op::Broadcast(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Slice(_)
+            | Op::Pad(_)
+            | Op::Gather(_)
+            | Op::Reduce(_)
+            | Op::Unfold(_)
+            | Op::Fold(_)
+            | Op::DynamicSlice(_)
+            | Op::Scan(_)
+            | Op::While(_)
+            | Op::Branch(_)
+            | Op::Pick(_) => {
+                panic!("`{}` is no routine", node.op.name())
+            }
         };
         self.push(kind, origin);
     }
@@ -569,137 +587,16 @@ impl<'p, 'a> Body<'p, 'a> {
             self.push(StepKind::Copy { from: from.address(), to: to.address(), bytes }, origin);
         }
     }
+}
 
-    fn control(&mut self, id: NodeId) {
-        let node = self.graph.node(id);
-        let result_bytes: Vec<usize> = node.types.iter().map(|ty| ty.bytes()).collect();
-        let results: Vec<Slot> =
-            result_bytes.iter().map(|bytes| Slot::whole(self.planner.buffer(*bytes))).collect();
-        let operands: Vec<Slot> = node.operands.iter().map(|operand| self.slot(*operand)).collect();
-        for slot in operands.iter().chain(&results) {
-            self.planner.touch(slot);
-        }
-        let origin = self.origin(&[id], None);
-        let kind = match &node.op {
-            Op::Scan(op) => self.scan(op, &operands, &results, &origin),
-            Op::While(op) => {
-                for (index, from) in operands[..op.carries].iter().enumerate() {
-                    self.copy(from, &results[index], result_bytes[index], &origin);
-                }
-                let inputs: Vec<Slot> = results.iter().chain(&operands[op.carries..]).cloned().collect();
-                let flag = Slot::whole(self.planner.buffer(1));
-                let condition = self.sub_graph(&op.condition, &inputs, std::slice::from_ref(&flag));
-                let body = self.carried_body(&op.body, &inputs, &results, &result_bytes, &[], &origin);
-                self.planner.clock += 1;
-                self.planner.touch(&flag);
-                StepKind::While { condition, flag: flag.address(), body }
-            }
-            Op::Branch(op) => {
-                let (flag, inputs) = (operands[0].clone(), &operands[1..]);
-                let then = self.sub_graph(&op.then, inputs, &results);
-                let otherwise = self.sub_graph(&op.otherwise, inputs, &results);
-                StepKind::Branch { flag: flag.address(), then, otherwise }
-            }
-            other => panic!("`{}` runs no sub-graph", other.name()),
-        };
-        // All that the loop reads and writes is live from its beginning to its end.
-        self.planner.clock += 1;
-        for slot in operands.iter().chain(&results) {
-            self.planner.touch(slot);
-        }
-        for (index, slot) in results.into_iter().enumerate() {
-            if node.types.len() == 1 {
-                self.slots.insert(id, slot.clone());
-            }
-            self.results.insert((id, index), slot);
-        }
-        self.push(kind, origin);
-    }
-
-    fn copy(&mut self, from: &Slot, to: &Slot, bytes: usize, origin: &Origin) {
-        self.push(StepKind::Copy { from: from.address(), to: to.address(), bytes }, origin.clone());
-    }
-
-    fn sub_graph(&mut self, graph: &Graph, inputs: &[Slot], outputs: &[Slot]) -> Vec<Step> {
-        let leaves = graph.leaves(LeafKind::Input).map(|(id, _)| id).zip(inputs.iter().cloned()).collect();
-        let interface = Interface { leaves, outputs: outputs.to_vec(), updates: vec![] };
-        self.planner.plan(graph, &interface)
-    }
-
-    /// A loop body whose first outputs are the next carries: they are set aside until the whole turn is done, since the
-    /// turn may still read the present ones.
-    fn carried_body(
-        &mut self,
-        graph: &Graph,
-        inputs: &[Slot],
-        carries: &[Slot],
-        carry_bytes: &[usize],
-        yields: &[Slot],
-        origin: &Origin,
-    ) -> Vec<Step> {
-        self.planner.clock += 1;
-        let aside: Vec<Slot> = carries
-            .iter()
-            .zip(carry_bytes)
-            .map(|(_, bytes)| Slot::whole(self.planner.buffer(*bytes)))
-            .collect();
-        let outputs: Vec<Slot> = aside.iter().chain(yields).cloned().collect();
-        let mut body = self.sub_graph(graph, inputs, &outputs);
-        self.planner.clock += 1;
-        for ((from, to), bytes) in aside.iter().zip(carries).zip(carry_bytes) {
-            self.planner.touch(from);
-            let kind = StepKind::Copy { from: from.address(), to: to.address(), bytes: *bytes };
-            body.push(Step { kind, origin: origin.clone() });
-        }
-        body
-    }
-
-    fn scan(&mut self, op: &Scan, operands: &[Slot], results: &[Slot], origin: &Origin) -> StepKind {
-        let turns = op.length.size();
-        let id = LoopId(self.planner.loops);
-        self.planner.loops += 1;
-        let turn_of = |slot: &Slot, bytes: usize| {
-            let mut slot = slot.clone();
-            match op.reverse {
-                false => slot.per_turn.push((id, bytes as i64)),
-                true => {
-                    slot.offset += bytes * turns.saturating_sub(1);
-                    slot.per_turn.push((id, -(bytes as i64)));
-                }
-            }
-            slot
-        };
-        let body_inputs: Vec<usize> =
-            op.body.leaves(LeafKind::Input).map(|(_, leaf)| leaf.ty.bytes()).collect();
-        let body_outputs: Vec<usize> =
-            op.body.outputs.iter().map(|out| op.body.ty(out.node).bytes()).collect();
-        let (carries, rest) = results.split_at(op.carries);
-        let yields = body_outputs.len() - op.carries;
-        for ((from, to), bytes) in operands.iter().zip(carries).zip(&body_outputs) {
-            self.copy(from, to, *bytes, origin);
-        }
-        let mut inputs = carries.to_vec();
-        for index in op.carries..op.carries + op.sequences {
-            inputs.push(turn_of(&operands[index], body_inputs[index]));
-        }
-        inputs.extend_from_slice(&operands[op.carries + op.sequences..]);
-        let stacked: Vec<Slot> = rest[..yields]
-            .iter()
-            .zip(&body_outputs[op.carries..])
-            .map(|(slot, bytes)| turn_of(slot, *bytes))
-            .collect();
-        let mut body = Vec::new();
-        for ((carry, history), bytes) in carries.iter().zip(&rest[yields..]).zip(&body_outputs) {
-            let kind = StepKind::Copy {
-                from: carry.address(),
-                to: turn_of(history, *bytes).address(),
-                bytes: *bytes,
-            };
-            body.push(Step { kind, origin: origin.clone() });
-        }
-        let carry_bytes = &body_outputs[..op.carries];
-        body.extend(self.carried_body(&op.body, &inputs, carries, carry_bytes, &stacked, origin));
-        StepKind::Loop { id, turns, body }
+/// What people call an op: the function of a pointwise op or reduction, else the op's own name.
+pub(crate) fn label(op: &Op) -> String {
+    if let Op::Pointwise(op) = op {
+        op.function.name().to_string()
+    } else if let Op::Reduce(op) = op {
+        format!("reduce_{}", op.function.pointwise().name())
+    } else {
+        op.name().to_lowercase()
     }
 }
 

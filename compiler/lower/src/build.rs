@@ -36,7 +36,30 @@ impl Space {
             }
             Op::Cumulative(op) => Space { shape: source.sizes(id), reduced: vec![op.dim] },
             Op::DynamicUpdate(_) => Space { shape: source.sizes(node.operands[1]), reduced: vec![] },
-            _other => Space { shape: source.sizes(id), reduced: vec![] },
+            Op::Leaf(_)
+            | Op::Constant(_)
+            | Op::Iota(_)
+            | Op::Random(_)
+            | Op::Pointwise(_)
+            | Op::Convert(_)
+            | Op::Broadcast(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Slice(_)
+            | Op::Pad(_)
+            | Op::Concat(_)
+            | Op::Gather(_)
+            | Op::Scatter(_)
+            | Op::Contract(_)
+            | Op::Convolve(_)
+            | Op::Unfold(_)
+            | Op::ArgSort(_)
+            | Op::DynamicSlice(_)
+            | Op::Scan(_)
+            | Op::While(_)
+            | Op::Branch(_)
+            | Op::Pick(_)
+            | Op::Collective(_) => Space { shape: source.sizes(id), reduced: vec![] },
         }
     }
 
@@ -260,12 +283,8 @@ impl GroupBuilder<'_> {
     }
 
     fn reduce_fn(&self, id: NodeId) -> ReduceFn {
-        match &self.source.graph.node(id).op {
-            Op::Reduce(op) => op.function,
-            Op::Cumulative(op) => op.function,
-            Op::Fold(_) => ReduceFn::Sum,
-            other => panic!("`{}` is no reduction", other.name()),
-        }
+        // A fold is a sum of windows.
+        if let Op::Reduce(op) = &self.source.graph.node(id).op { op.function } else { ReduceFn::Sum }
     }
 
     /// The scalar function that combines, and the dtype of the accumulator. `bool` is combined as truth.
@@ -283,13 +302,11 @@ impl GroupBuilder<'_> {
     fn term(&mut self, id: NodeId) -> ValueId {
         let node = self.source.graph.node(id);
         let at = self.at.clone();
-        match &node.op {
-            Op::Fold(op) => {
-                let (position, window) = at.split_at(at.len() - op.windows.len());
-                self.emitter.fold_term(id, position, window)
-            }
-            _reduce => self.emitter.emit(node.operands[0], &at),
+        if let Op::Fold(op) = &node.op {
+            let (position, window) = at.split_at(at.len() - op.windows.len());
+            return self.emitter.fold_term(id, position, window);
         }
+        self.emitter.emit(node.operands[0], &at)
     }
 
     /// Stores values, all computed before the first is written, so that a kernel may work in place.

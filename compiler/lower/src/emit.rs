@@ -133,9 +133,11 @@ impl<'a> Emitter<'a> {
                 let key0 = self.emit(operands[0], &[]);
                 let key1 = self.emit(operands[1], &[]);
                 let counter = self.emit(operands[2], at);
+                let zero = self.builder.i32(0);
+                let words = self.builder.threefry([key0, key1], [counter, zero]);
                 match random.distribution {
-                    Distribution::Uniform => crate::random::uniform(&mut self.builder, [key0, key1], counter),
-                    Distribution::Normal => crate::random::normal(&mut self.builder, [key0, key1], counter),
+                    Distribution::Uniform => self.builder.uniform(words[0]),
+                    Distribution::Normal => self.builder.normal(words),
                 }
             }
             Op::Pointwise(op) => {

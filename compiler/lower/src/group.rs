@@ -145,11 +145,35 @@ fn live(graph: &Graph) -> Vec<bool> {
 /// The operands that a unit needs in memory, each as it is laid out there.
 pub(crate) fn needs_in_memory(graph: &Graph, id: NodeId) -> Vec<NodeId> {
     let node = graph.node(id);
+    let dense = |operands: &[NodeId]| operands.iter().map(|operand| dense_base(graph, *operand)).collect();
     match &node.op {
         Op::Contract(_) => node.operands.iter().map(|operand| crate::view::base(graph, *operand)).collect(),
-        Op::DynamicUpdate(_) => vec![dense_base(graph, node.operands[0])],
+        Op::DynamicUpdate(_) => dense(&node.operands[..1]),
         Op::Concat(_) | Op::Cumulative(_) => vec![],
-        _other => node.operands.iter().map(|operand| dense_base(graph, *operand)).collect(),
+        Op::Leaf(_)
+        | Op::Constant(_)
+        | Op::Iota(_)
+        | Op::Random(_)
+        | Op::Pointwise(_)
+        | Op::Convert(_)
+        | Op::Broadcast(_)
+        | Op::Reshape(_)
+        | Op::Transpose(_)
+        | Op::Slice(_)
+        | Op::Pad(_)
+        | Op::Gather(_)
+        | Op::Scatter(_)
+        | Op::Reduce(_)
+        | Op::Convolve(_)
+        | Op::Unfold(_)
+        | Op::Fold(_)
+        | Op::ArgSort(_)
+        | Op::DynamicSlice(_)
+        | Op::Scan(_)
+        | Op::While(_)
+        | Op::Branch(_)
+        | Op::Pick(_)
+        | Op::Collective(_) => dense(&node.operands),
     }
 }
 
@@ -184,24 +208,13 @@ fn choose_stored(graph: &Graph, classes: &[Class], live: &[bool]) -> Vec<bool> {
             continue;
         }
         let node = graph.node(id);
-        let own = match &node.op {
-            Op::Pointwise(op) => op.function.cost().flops(),
-            Op::Random(_) => 80.0,
-            Op::Convert(_) => 1.0,
-            Op::Gather(_) | Op::DynamicSlice(_) => 4.0,
-            _movement => 0.0,
-        };
+        let own = own_cost(&node.op);
         let total = own + node.operands.iter().map(|operand| cost[operand.index()]).sum::<f64>();
         let mut using: Vec<NodeId> =
             users[id.index()].iter().copied().filter(|user| live[user.index()]).collect();
         using.dedup();
         let scalar = graph.ty(id).rank() == 0;
-        let expanded = using.iter().any(|user| match &graph.node(*user).op {
-            Op::Broadcast(_) => total >= if scalar { 1.0 } else { EXPANDED_COST },
-            Op::Unfold(op) => op.windows.iter().any(|window| window.stride < window.size) && total >= 1.0,
-            Op::Gather(_) => total >= EXPANDED_COST,
-            _other => false,
-        });
+        let expanded = using.iter().any(|user| total >= expansion_cost(&graph.node(*user).op, scalar));
         let movement = own == 0.0;
         let shared = using.len() > 1 && total >= SHARED_COST && !movement;
         if expanded || shared || total >= EXPRESSION_COST_MAX {
@@ -213,13 +226,80 @@ fn choose_stored(graph: &Graph, classes: &[Class], live: &[bool]) -> Vec<bool> {
     stored
 }
 
+/// Operations per element of an op that is computed where it is used.
+fn own_cost(op: &Op) -> f64 {
+    match op {
+        Op::Pointwise(op) => op.function.cost().flops(),
+        Op::Random(_) => 80.0,
+        Op::Convert(_) => 1.0,
+        Op::Gather(_) | Op::DynamicSlice(_) => 4.0,
+        Op::Leaf(_)
+        | Op::Constant(_)
+        | Op::Iota(_)
+        | Op::Broadcast(_)
+        | Op::Reshape(_)
+        | Op::Transpose(_)
+        | Op::Slice(_)
+        | Op::Pad(_)
+        | Op::Concat(_)
+        | Op::Scatter(_)
+        | Op::Reduce(_)
+        | Op::Cumulative(_)
+        | Op::Contract(_)
+        | Op::Convolve(_)
+        | Op::Unfold(_)
+        | Op::Fold(_)
+        | Op::ArgSort(_)
+        | Op::DynamicUpdate(_)
+        | Op::Scan(_)
+        | Op::While(_)
+        | Op::Branch(_)
+        | Op::Pick(_)
+        | Op::Collective(_) => 0.0,
+    }
+}
+
+/// The cost from which an operand of an op is kept in memory because the op reads each element of it several times.
+fn expansion_cost(op: &Op, scalar: bool) -> f64 {
+    match op {
+        Op::Broadcast(_) if scalar => 1.0,
+        Op::Broadcast(_) | Op::Gather(_) => EXPANDED_COST,
+        Op::Unfold(op) if op.windows.iter().any(|window| window.stride < window.size) => 1.0,
+        Op::Unfold(_)
+        | Op::Leaf(_)
+        | Op::Constant(_)
+        | Op::Iota(_)
+        | Op::Random(_)
+        | Op::Pointwise(_)
+        | Op::Convert(_)
+        | Op::Reshape(_)
+        | Op::Transpose(_)
+        | Op::Slice(_)
+        | Op::Pad(_)
+        | Op::Concat(_)
+        | Op::Scatter(_)
+        | Op::Reduce(_)
+        | Op::Cumulative(_)
+        | Op::Contract(_)
+        | Op::Convolve(_)
+        | Op::Fold(_)
+        | Op::ArgSort(_)
+        | Op::DynamicSlice(_)
+        | Op::DynamicUpdate(_)
+        | Op::Scan(_)
+        | Op::While(_)
+        | Op::Branch(_)
+        | Op::Pick(_)
+        | Op::Collective(_) => f64::INFINITY,
+    }
+}
+
 fn is_uniform(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    match &node.op {
-        Op::Constant(constant) => constant.value.uniform_value().is_some(),
-        Op::Broadcast(_) => is_uniform(graph, node.operands[0]),
-        _other => false,
+    if let Op::Constant(constant) = &node.op {
+        return constant.value.uniform_value().is_some();
     }
+    matches!(node.op, Op::Broadcast(_)) && is_uniform(graph, node.operands[0])
 }
 
 #[derive(Clone, Debug)]
@@ -325,10 +405,9 @@ impl Grouper<'_> {
         }
         // Nothing between the group and the node may depend on the group: it would have to run in their midst.
         for read in reads {
-            if let Some(writer) = self.writer(*read).filter(|writer| *writer != candidate) {
-                if has_path_connecting(&self.flow, candidate, writer, None) {
-                    return None;
-                }
+            let other = self.writer(*read).filter(|writer| *writer != candidate);
+            if other.is_some_and(|writer| has_path_connecting(&self.flow, candidate, writer, None)) {
+                return None;
             }
         }
         let mut members = group.members.clone();
@@ -371,7 +450,7 @@ impl Grouper<'_> {
 /// step with the routine's result, whose dims are batch, rows and columns in this order.
 pub(crate) fn epilogue(source: Source, anchor: NodeId, spec: &GroupSpec) -> Option<Built> {
     let boundaries = crate::routine::tile_boundaries(source, anchor)?;
-    let name = format!("epilogue_{}", spec.roots.first()?.0);
+    let name = format!("epilogue_{}", kernel_name(source.graph, spec));
     let mut built = build::build(source, spec, name)?;
     let of_anchor = built.buffers.iter().position(|node| *node == anchor)?;
     let whole = build::dense(
@@ -449,10 +528,9 @@ fn finish(
         for read in &group.reads {
             let of =
                 if classes[read.index()] == Class::Picked { graph.node(*read).operands[0] } else { *read };
-            if let Some(writer) = group_of.get(&of).filter(|writer| **writer != index) {
-                if users[*writer].insert(index) {
-                    waits[index] += 1;
-                }
+            let writer = group_of.get(&of).filter(|writer| **writer != index);
+            if writer.is_some_and(|writer| users[*writer].insert(index)) {
+                waits[index] += 1;
             }
         }
     }
@@ -478,18 +556,11 @@ fn finish(
 
 /// A name that tells what a kernel does: its functions in order.
 pub(crate) fn kernel_name(graph: &Graph, spec: &GroupSpec) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for id in &spec.roots {
-        parts.push(match &graph.node(*id).op {
-            Op::Pointwise(op) => op.function.name().to_string(),
-            Op::Reduce(op) => format!("reduce_{}", op.function.pointwise().name()),
-            other => other.name().to_lowercase(),
-        });
-    }
+    let mut parts: Vec<String> =
+        spec.roots.iter().map(|id| crate::assemble::label(&graph.node(*id).op)).collect();
     parts.dedup();
     parts.truncate(4);
-    let first = spec.roots.first().map_or(0, |id| id.0);
-    format!("{}_{first}", parts.join("_"))
+    parts.join("_")
 }
 
 /// Rough operations per point of a kernel, for deciding how many threads it is worth.

@@ -12,12 +12,12 @@
 mod assemble;
 mod build;
 mod coalesce;
+mod control;
 mod emit;
 mod group;
 mod in_place;
 mod memory;
 mod prepare;
-mod random;
 mod routine;
 mod view;
 
@@ -139,14 +139,12 @@ fn program(
     let mut leaves = BTreeMap::new();
     let mut by_name: BTreeMap<(LeafKind, &str), Slot> = BTreeMap::new();
     for kind in [LeafKind::Parameter, LeafKind::State, LeafKind::Input] {
-        let mut index = 0;
-        for (id, leaf) in graph.leaves(kind) {
+        for (index, (id, leaf)) in graph.leaves(kind).enumerate() {
             let (place, slot) = keep(&mut planner, graph.ty(id).bytes());
             leaves.insert(id, slot.clone());
             by_name.insert((kind, &leaf.name), slot);
             let layout = (request.leaf_layout)(kind, &leaf.name);
             add_place(ports.entry(role(kind)).or_default(), index, place, || leaf_port(leaf, layout, mesh));
-            index += 1;
         }
     }
     let mut outputs = Vec::new();

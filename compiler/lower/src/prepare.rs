@@ -24,10 +24,12 @@ pub(crate) fn prepare(graph: &Graph) -> Graph {
         let operands: Vec<NodeId> = node.operands.iter().map(|operand| map[operand.index()]).collect();
         result.current_scope = node.scope.clone();
         result.current_span = node.span;
-        let done = match &node.op {
-            Op::Reduce(op) => split_reduction(&mut result, op, operands[0]),
-            Op::Collective(op) => exchange_blocks(&mut result, op, operands[0]),
-            _other => None,
+        let done = if let Op::Reduce(op) = &node.op {
+            split_reduction(&mut result, op, operands[0])
+        } else if let Op::Collective(op) = &node.op {
+            exchange_blocks(&mut result, op, operands[0])
+        } else {
+            None
         };
         map.push(done.unwrap_or_else(|| result.push(Node { operands, ..node.clone() })));
     }
@@ -55,7 +57,7 @@ fn split_reduction(graph: &mut Graph, op: &Reduce, x: NodeId) -> Option<NodeId> 
         .dims
         .iter()
         .map(|dim| {
-            let parts = (1..=PARTS_MAX).rev().find(|parts| sizes[*dim] % parts == 0).unwrap_or(1);
+            let parts = (1..=PARTS_MAX).rev().find(|parts| sizes[*dim].is_multiple_of(*parts)).unwrap_or(1);
             (*dim, parts)
         })
         .max_by_key(|(dim, parts)| (*parts, std::cmp::Reverse(*dim)))?;

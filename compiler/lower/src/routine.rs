@@ -82,17 +82,16 @@ pub(crate) fn contract(source: Source, id: NodeId) -> ContractStep {
 
 /// How many dims of a routine's result are batch and how many are rows, when they stand in the order batch, rows, columns.
 pub(crate) fn tile_boundaries(source: Source, id: NodeId) -> Option<[usize; 2]> {
-    match &source.graph.node(id).op {
-        Op::Contract(op) => {
-            let letters = letters(op);
-            let order: String = letters.batch.iter().chain(&letters.m).chain(&letters.n).collect();
-            (order == op.out).then_some([letters.batch.len(), letters.m.len()])
-        }
-        Op::Convolve(Convolve { groups: 1, direction, .. }) => match direction {
-            Direction::Forward | Direction::InputGradient => Some([1, 1]),
-            Direction::WeightGradient => Some([0, 1]),
-        },
-        _other => None,
+    let op = &source.graph.node(id).op;
+    if let Op::Contract(op) = op {
+        let letters = letters(op);
+        let order: String = letters.batch.iter().chain(&letters.m).chain(&letters.n).collect();
+        return (order == op.out).then_some([letters.batch.len(), letters.m.len()]);
+    }
+    let Op::Convolve(Convolve { groups: 1, direction, .. }) = op else { return None };
+    match direction {
+        Direction::Forward | Direction::InputGradient => Some([1, 1]),
+        Direction::WeightGradient => Some([0, 1]),
     }
 }
 

@@ -21,7 +21,29 @@ fn moves(op: &Op) -> bool {
         Op::Transpose(_) | Op::Broadcast(_) | Op::Reshape(_) => true,
         Op::Slice(op) => op.ranges.iter().all(|range| range.stride > 0),
         Op::Collective(op) => matches!(op.kind, CollectiveKind::Shard { .. }),
-        _other => false,
+        Op::Leaf(_)
+        | Op::Constant(_)
+        | Op::Iota(_)
+        | Op::Random(_)
+        | Op::Pointwise(_)
+        | Op::Convert(_)
+        | Op::Pad(_)
+        | Op::Concat(_)
+        | Op::Gather(_)
+        | Op::Scatter(_)
+        | Op::Reduce(_)
+        | Op::Cumulative(_)
+        | Op::Contract(_)
+        | Op::Convolve(_)
+        | Op::Unfold(_)
+        | Op::Fold(_)
+        | Op::ArgSort(_)
+        | Op::DynamicSlice(_)
+        | Op::DynamicUpdate(_)
+        | Op::Scan(_)
+        | Op::While(_)
+        | Op::Branch(_)
+        | Op::Pick(_) => false,
     }
 }
 
@@ -77,35 +99,33 @@ pub(crate) fn dense_strides(sizes: &[usize]) -> Vec<i64> {
 fn starts(source: Source, id: NodeId) -> Vec<i64> {
     let node = source.graph.node(id);
     let mut starts = vec![0; source.graph.ty(node.operands[0]).rank()];
-    match &node.op {
-        Op::Slice(op) => op.ranges.iter().for_each(|range| starts[range.dim] = range.start.size() as i64),
-        Op::Collective(op) => {
-            if let CollectiveKind::Shard { dim } = op.kind {
-                starts[dim] = source.shard_offset(&op.axis, source.sizes(id)[dim]) as i64;
-            }
-        }
-        _other => {}
+    if let Op::Slice(op) = &node.op {
+        op.ranges.iter().for_each(|range| starts[range.dim] = range.start.size() as i64);
+    }
+    if let Op::Collective(op) = &node.op
+        && let CollectiveKind::Shard { dim } = op.kind
+    {
+        starts[dim] = source.shard_offset(&op.axis, source.sizes(id)[dim]) as i64;
     }
     starts
 }
 
 /// Turns the strides of an operand of those sizes into those of the movement's result, if there are any.
 fn step_strides(graph: &Graph, id: NodeId, sizes: &[usize], strides: &mut Vec<i64>) -> bool {
-    match &graph.node(id).op {
-        Op::Transpose(op) => *strides = op.perm.iter().map(|dim| strides[*dim]).collect(),
-        Op::Broadcast(op) => {
-            let mut result = vec![0; op.shape.len()];
-            for (dim, stride) in op.dims.iter().zip(strides.iter()) {
-                result[*dim] = *stride;
-            }
-            *strides = result;
+    let op = &graph.node(id).op;
+    if let Op::Transpose(op) = op {
+        *strides = op.perm.iter().map(|dim| strides[*dim]).collect();
+    } else if let Op::Broadcast(op) = op {
+        let mut result = vec![0; op.shape.len()];
+        for (dim, stride) in op.dims.iter().zip(strides.iter()) {
+            result[*dim] = *stride;
         }
-        Op::Slice(op) => op.ranges.iter().for_each(|range| strides[range.dim] *= range.stride),
-        Op::Reshape(_) => match reshape_strides(sizes, strides, &graph.ty(id).sizes()) {
-            Some(result) => *strides = result,
-            None => return false,
-        },
-        _other => {}
+        *strides = result;
+    } else if let Op::Slice(op) = op {
+        op.ranges.iter().for_each(|range| strides[range.dim] *= range.stride);
+    } else if let Op::Reshape(_) = op {
+        let Some(result) = reshape_strides(sizes, strides, &graph.ty(id).sizes()) else { return false };
+        *strides = result;
     }
     true
 }
