@@ -22,7 +22,7 @@ fn check(graph: &Graph) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(random_graph::cases(256))]
 
     #[test]
     fn graphs_sort_and_have_no_cycle(random in random_graph::strategy()) {

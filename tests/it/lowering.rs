@@ -100,11 +100,23 @@ fn check(graph: &Graph, environment: &Environment, reduction_length: usize) {
         let what = |name: &str| format!("{how}, `{name}` of\n{graph}");
         for (output, value) in graph.outputs.iter().zip(&expected.outputs) {
             let found = &results[&format!("output {}", output.name)];
-            assert_close(&what(&output.name), &coarse(graph, value), &coarse(graph, found), reduction_length, 1.0);
+            assert_close(
+                &what(&output.name),
+                &coarse(graph, value),
+                &coarse(graph, found),
+                reduction_length,
+                1.0,
+            );
         }
         for (update, value) in graph.updates.iter().zip(&expected.updates) {
             let found = &results[&format!("kept {}", update.name)];
-            assert_close(&what(&update.name), &coarse(graph, value), &coarse(graph, found), reduction_length, 1.0);
+            assert_close(
+                &what(&update.name),
+                &coarse(graph, value),
+                &coarse(graph, found),
+                reduction_length,
+                1.0,
+            );
         }
     }
 }

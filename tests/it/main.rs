@@ -8,6 +8,7 @@ mod dataflow;
 mod gradient;
 mod lowering;
 mod partition;
+mod programs;
 mod random_graphs;
 mod text;
 mod tidy;

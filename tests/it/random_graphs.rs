@@ -38,7 +38,7 @@ fn check(random: &RandomGraph) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(random_graph::cases(256))]
 
     #[test]
     fn graphs_are_good(random in random_graph::strategy()) {

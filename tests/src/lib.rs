@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod models;
 pub mod random_graph;
 pub mod values;
 pub mod widen;

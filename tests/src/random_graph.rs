@@ -45,6 +45,12 @@ pub fn strategy() -> impl Strategy<Value = RandomGraph> {
     proptest::collection::vec(any::<u32>(), 10..240).prop_map(|choices| random_graph(&choices))
 }
 
+/// How many graphs a test tries. Failures are not written down: the numbers that made a graph mean another one as soon as
+/// an op or a sample is added, so what was found becomes a test of its own.
+pub fn cases(count: u32) -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(count) }
+}
+
 /// The graph that a list of numbers grows to.
 pub fn random_graph(choices: &[u32]) -> RandomGraph {
     let mut growth = Growth {
