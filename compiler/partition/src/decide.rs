@@ -26,7 +26,7 @@ pub(crate) struct Decision<'a> {
 
 /// Decides along one mesh axis.
 pub(crate) fn decide<'a>(base: Problem<'a>, strategy: &Strategy) -> Result<Decision<'a>, PartitionError> {
-    let alone = ("one device".to_string(), base.total(&vec![0; base.graph.nodes().len()]));
+    let alone = ("not split".to_string(), base.total(&vec![0; base.graph.nodes().len()]));
     match strategy {
         Strategy::Data { dims } => {
             let mut notes = Vec::new();

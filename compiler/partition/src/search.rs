@@ -183,3 +183,60 @@ fn move_region(
     }
     changed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thalweg_base::{DType, PointwiseFn, Scalar};
+    use thalweg_cost::{CostModel, presets};
+    use thalweg_tensor::{Graph, TensorType, ops::Initializer};
+
+    /// `tanh(x v) w`, with a residual where the widths allow it.
+    fn two_layers([batch, input, hidden, output]: [usize; 4]) -> Graph {
+        let mut graph = Graph::new("two_layers");
+        let ty = |shape: [usize; 2]| TensorType::new(DType::F32, shape);
+        let zero = Initializer::Constant(Scalar::Float(0.0));
+        let x = graph.input("x", ty([batch, input]));
+        let v = graph.parameter("v", ty([input, hidden]), zero.clone());
+        let w = graph.parameter("w", ty([hidden, output]), zero);
+        let product = graph.contract("mk,kn->mn", x, v);
+        let tanh = graph.pointwise(PointwiseFn::Tanh, &[product]);
+        let mut y = graph.contract("mk,kn->mn", tanh, w);
+        if input == output {
+            y = graph.pointwise(PointwiseFn::Add, &[x, y]);
+        }
+        graph.output("y", y);
+        graph
+    }
+
+    /// The least seconds over every assignment.
+    fn exhaustive(problem: &Problem) -> f64 {
+        let counts: Vec<usize> = problem.candidates.iter().map(Vec::len).collect();
+        let total: usize = counts.iter().product();
+        let assignment = |mut number: usize| -> Assignment {
+            let mut digit = |count: &usize| {
+                let digit = number % count;
+                number /= count;
+                digit
+            };
+            counts.iter().map(&mut digit).collect()
+        };
+        (0..total).map(|number| problem.total(&assignment(number))).fold(f64::INFINITY, f64::min)
+    }
+
+    #[test]
+    fn the_search_finds_the_optimum_of_small_graphs() {
+        let cost = CostModel::new(&presets::cpu_default(1));
+        let sizes =
+            [[64, 256, 1024, 256], [1024, 64, 64, 64], [8, 1024, 1024, 8], [4, 4, 4, 4], [512, 512, 64, 512]];
+        for sizes in sizes {
+            let graph = two_layers(sizes);
+            for parts in [2, 4] {
+                let problem = Problem::new(&graph, "devices", parts, &cost);
+                let found = problem.total(&searched(&problem, programmed(&problem)));
+                let best = exhaustive(&problem);
+                assert!(found <= best * (1.0 + 1e-9), "{sizes:?} on {parts}: {found} is not {best}");
+            }
+        }
+    }
+}
