@@ -106,3 +106,55 @@ fn linear(op: &Op, types: &[TensorType]) -> Vec<Vec<usize>> {
         Op::ArgSort(_) | Op::Scan(_) | Op::While(_) | Op::Branch(_) | Op::Pick(_) => vec![],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thalweg_base::{Scalar, tolerance};
+    use thalweg_tensor::{Array, Mesh};
+
+    /// Small positive integers, so that sums are exact, quotients exist, and no position is out of range for long.
+    fn operand(ty: &TensorType, seed: usize) -> Array {
+        let least = usize::from(ty.dtype != thalweg_base::DType::Bool);
+        let number = |index: &[usize]| index.iter().fold(seed, |hash, at| hash * 31 + at * 7 + 3) % 5 + least;
+        Array::from_fn(ty.dtype, &ty.sizes(), |index| Scalar::Int(number(index) as i64))
+    }
+
+    /// For every sample and group: the op of a sum is the sum of the op's results for its parts.
+    #[test]
+    fn linear_ops_are_linear() {
+        let mesh = Mesh::line("devices", 2);
+        let mut checked = 0;
+        for sample in Op::all_samples() {
+            let types: Vec<TensorType> = sample.operands.iter().map(|(ty, _)| ty.clone()).collect();
+            for group in linear(&sample.op, &types) {
+                let values = |part: usize, device: usize| -> Vec<Array> {
+                    let of = |slot: usize| {
+                        let shared = if group.contains(&slot) { 101 * part } else { 0 };
+                        operand(&types[slot], 10 * slot + device + shared)
+                    };
+                    (0..types.len()).map(of).collect()
+                };
+                let parts = [1, 2].map(|part| (0..2).map(|device| values(part, device)).collect::<Vec<_>>());
+                let mut whole = parts[0].clone();
+                for (device, operands) in whole.iter_mut().enumerate() {
+                    for slot in &group {
+                        let both = [&parts[0], &parts[1]].map(|part| part[device][*slot].clone());
+                        operands[*slot] = Array::combine(&both, ReduceFn::Sum);
+                    }
+                }
+                let [a, b] = parts.map(|operands| sample.op.def().eval(&mesh, &operands));
+                for (device, results) in sample.op.def().eval(&mesh, &whole).into_iter().enumerate() {
+                    let sum = Array::combine(&[a[device][0].clone(), b[device][0].clone()], ReduceFn::Sum);
+                    for (found, expected) in sum.values.iter().zip(&results[0].values) {
+                        let (x, y) = (found.to_f64(), expected.to_f64());
+                        let agree = tolerance::agree(x, y, 1.0, sum.dtype, 64);
+                        assert!(agree, "{:?} in {group:?}: {x} is not {y}", sample.op);
+                    }
+                }
+                checked += 1;
+            }
+        }
+        assert!(checked > 50, "only {checked} groups were tried");
+    }
+}
