@@ -12,13 +12,13 @@ use thalweg_plan::Combine;
 pub struct ThreadOptions {
     /// How long a member waits for the others before all fail; for ever when absent.
     pub timeout: Option<Duration>,
-    /// Bytes of a slot: what is communicated at a time, small enough to stay in the second-level cache.
+    /// Bytes of a slot, two for each device and axis: what is communicated at a time, small enough to stay in cache.
     pub segment_bytes: usize,
 }
 
 impl Default for ThreadOptions {
     fn default() -> ThreadOptions {
-        ThreadOptions { timeout: None, segment_bytes: 256 << 10 }
+        ThreadOptions { timeout: None, segment_bytes: 1 << 20 }
     }
 }
 

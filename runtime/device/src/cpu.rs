@@ -8,8 +8,8 @@ use crate::prepare::{
 };
 use crate::routines::{self, Shared};
 use crate::{
-    CheckedPlan, CollectiveCall, Device, DeviceError, LoadedProgram, RunContext, RunError, detect, features,
-    steps_in_order,
+    CheckedPlan, CollectiveCall, CpuFacts, Device, DeviceError, LoadedProgram, RunContext, RunError, detect,
+    features, steps_in_order,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -22,13 +22,21 @@ use thalweg_plan::Plan;
 #[derive(Debug)]
 pub struct CpuDevice {
     pool: Arc<ThreadPool>,
+    packing_bytes: usize,
 }
 
 impl CpuDevice {
     /// A device of that many threads, the one that runs a program included; 0 counts as 1. Programs of one device share
     /// its threads and take turns.
     pub fn new(threads: usize) -> CpuDevice {
-        CpuDevice { pool: Arc::new(ThreadPool::new(threads)) }
+        let memory = CpuFacts::read().memory_bytes as usize;
+        CpuDevice { pool: Arc::new(ThreadPool::new(threads)), packing_bytes: memory / 4 }
+    }
+
+    /// The same device with at most that many bytes in each program for packed copies of weights, which make products with
+    /// few rows faster; a quarter of the machine's memory unless this is called.
+    pub fn with_packing_bytes(self, packing_bytes: usize) -> CpuDevice {
+        CpuDevice { packing_bytes, ..self }
     }
 
     /// How many threads it has.
@@ -43,7 +51,7 @@ impl Device for CpuDevice {
     }
 
     fn load(&self, plan: &CheckedPlan, rank: usize) -> Result<Box<dyn LoadedProgram>, DeviceError> {
-        Ok(Box::new(CpuProgram::new(plan.plan(), rank, &self.pool)?))
+        Ok(Box::new(CpuProgram::new(plan.plan(), rank, self)?))
     }
 }
 
@@ -82,7 +90,8 @@ struct CpuProgram {
 unsafe impl Send for CpuProgram {}
 
 impl CpuProgram {
-    fn new(plan: &Arc<Plan>, rank: usize, pool: &Arc<ThreadPool>) -> Result<CpuProgram, DeviceError> {
+    fn new(plan: &Arc<Plan>, rank: usize, device: &CpuDevice) -> Result<CpuProgram, DeviceError> {
+        let pool = &device.pool;
         let devices = plan.devices();
         let program = plan.programs.get(rank).ok_or(DeviceError::Rank { rank, devices })?;
         let kernels = kernels_of(program);
@@ -100,7 +109,9 @@ impl CpuProgram {
             base: arena.base(),
             helpers: helpers(),
             threads: pool.threads(),
+            packing_bytes_left: device.packing_bytes,
             slots: BTreeMap::new(),
+            loop_turns: Vec::new(),
             number: 0,
             out: Prepared::default(),
         }
@@ -131,7 +142,9 @@ impl LoadedProgram for CpuProgram {
         self.arena.write(offset, bytes)?;
         let end = offset + bytes.len();
         for packed in &mut self.prepared.packed {
-            packed.valid &= packed.source.end <= offset || end <= packed.source.start;
+            if offset < packed.source.end && packed.source.start < end {
+                packed.valid.fill(false);
+            }
         }
         Ok(())
     }
@@ -286,20 +299,24 @@ impl Machine<'_, '_> {
         let epilogue = contract.epilogue.as_ref().and_then(|launch| self.epilogue(launch));
         let [a, b, c] = [0, 1, 2].map(|operand| self.at(&contract.operands[operand]));
         let prepared = &contract.prepared;
-        let Some(packed) = contract.packed.map(|packed| &mut self.packed[packed]) else {
+        let Some(used) = &contract.packed else {
             // SAFETY: the verifier checked that the operands are within the arena with all elements, preparation their
             // alignment and the size of the workspace; the epilogue's kernel has the ranges of the product, as preparation
             // checked, and the kernel IR lets disjoint parts run in parallel; no other step runs meanwhile.
             return unsafe { prepared.run(self.pool, a, b, c, self.workspace, epilogue) };
         };
-        if !packed.valid {
-            // SAFETY: `b` is within the arena, and the memory has the bytes that this preparation asked for.
-            unsafe { prepared.pack_b(b, packed.memory.base()) };
-            packed.valid = true;
+        let number = used.turns.iter().map(|(slot, factor)| self.turns[*slot] * factor).sum::<usize>();
+        let packed = &mut self.packed[used.packed];
+        let valid = std::mem::replace(&mut packed.valid[number], true);
+        // SAFETY: there are as many packed operands as flags, each of as many bytes as this preparation asked for.
+        let memory = unsafe { packed.memory.base().add(number * packed.each) };
+        if !valid {
+            // SAFETY: `b` is within the arena, the memory is the one above.
+            unsafe { prepared.pack_b(b, memory) };
         }
-        // SAFETY: as above; the packed operand was made by this preparation of the present `b`: nothing was written there
-        // since, neither by steps, as the plan says, nor from outside, which `write` watches.
-        unsafe { prepared.run_packed_b(self.pool, a, packed.memory.base(), c, self.workspace, epilogue) }
+        // SAFETY: as without packing; the packed operand was made by this preparation of the present `b`: nothing was
+        // written there since, neither by steps, as the plan says, nor from outside, which `write` watches.
+        unsafe { prepared.run_packed_b(self.pool, a, memory, c, self.workspace, epilogue) }
     }
 
     fn convolve(&mut self, convolve: &PreparedConvolve) {

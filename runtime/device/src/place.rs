@@ -27,6 +27,16 @@ impl Place {
         offset
     }
 
+    /// The byte offset in the first turns.
+    pub(crate) fn start(&self) -> usize {
+        self.offset
+    }
+
+    /// The slots of the loops that shift it, with bytes for each turn.
+    pub(crate) fn shifts(&self) -> &[(usize, isize)] {
+        &self.shifts
+    }
+
     /// Whether it is the same in every turn.
     pub(crate) fn is_fixed(&self) -> bool {
         self.shifts.is_empty()

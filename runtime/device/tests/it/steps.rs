@@ -154,6 +154,34 @@ fn packed_operands_follow_what_is_written() {
     assert_ne!(results[0], results[1]);
 }
 
+/// Two layers in a loop, whose weights are packed one by one; a write to one of them is seen.
+#[test]
+fn packed_operands_in_loops() {
+    let id = LoopId(0);
+    let contract = StepKind::Contract {
+        contraction: matrices(1, 8, 8, 8, DType::F32),
+        a: at(0),
+        b: Address { offset: 1024, per_turn: vec![(id, -256)] },
+        c: Address { offset: 2048, per_turn: vec![(id, 256)] },
+        epilogue: None,
+        b_constant: true,
+    };
+    let body = vec![step("contract", contract)];
+    let plan = plan(4096, vec![], vec![step("layers", StepKind::Loop { id, turns: 2, body })]);
+    let (packing, plain) = (CpuDevice::new(2), CpuDevice::new(2).with_packing_bytes(0));
+    let mut programs = [load(&packing, &plan), load(&plain, &plan), load(&ReferenceDevice, &plan)];
+    assert!(programs[0].workspace_bytes() >= programs[1].workspace_bytes() + 2 * 256);
+    for (offset, seed) in [(0, 1), (768, 2), (1024, 3), (768, 4), (1024, 5), (0, 6)] {
+        let results = programs.each_mut().map(|program| {
+            program.write(offset, numbers(DType::F32, 64, seed).bytes()).expect("within the arena");
+            run(&mut **program);
+            floats(&read(&**program, DType::F32, 2048, 128))
+        });
+        assert_eq!(results[0], results[2]);
+        assert_eq!(results[1], results[2]);
+    }
+}
+
 #[test]
 fn convolutions_in_every_direction() {
     let directions =
