@@ -28,6 +28,7 @@ pub mod syntax;
 pub mod train;
 
 pub use check::builtins::{Builtin, all as primitives};
+pub use modules::{LibraryItem, library};
 pub use program::{ModelGraph, Pin, Program, Settings};
 pub use render::{render, to_json};
 pub use syntax::{format_source, parse};

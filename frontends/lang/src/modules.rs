@@ -23,6 +23,40 @@ pub(crate) const STANDARD: [(&str, &str, &str); 5] = [
 /// Modules that need no `use`.
 pub(crate) const ALWAYS: [&str; 3] = ["init", "optim", "random"];
 
+/// A function of the standard library.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LibraryItem {
+    /// Its module; what is in `prelude` is known everywhere.
+    pub module: &'static str,
+    /// Its name.
+    pub name: String,
+    /// From its keyword to its result, on one line.
+    pub signature: String,
+    /// What its doc comment says; nothing for helpers of the library's own.
+    pub doc: String,
+}
+
+/// Every function of the standard library, in the order of its files.
+pub fn library() -> Vec<LibraryItem> {
+    let mut items = Vec::new();
+    for (module, _, text) in STANDARD {
+        let (parsed, _) = parse(SourceId::new(0), text);
+        for item in parsed.items {
+            let Item::Function(function) = item else { continue };
+            let signature = &text[function.span.start as usize..function.span.end as usize];
+            let signature = signature.split_whitespace().collect::<Vec<_>>().join(" ");
+            let signature = signature.replace("( ", "(").replace(", )", ")");
+            items.push(LibraryItem {
+                module,
+                name: function.name.name.to_string(),
+                signature,
+                doc: function.doc.clone(),
+            });
+        }
+    }
+    items
+}
+
 /// What a name stands for at the top of a module.
 #[derive(Clone)]
 pub(crate) enum Entry {

@@ -229,11 +229,9 @@ impl Elaborator<'_> {
             failed |= self.train_field(name, expr, &mut fields).is_err();
         }
         let given = |field: &str| train.fields.iter().any(|(name, _)| &*name.name == field);
-        for (name, slot) in [
-            ("batch", &mut fields.batch),
-            ("epochs", &mut fields.epochs),
-            ("steps", &mut fields.steps),
-        ] {
+        for (name, slot) in
+            [("batch", &mut fields.batch), ("epochs", &mut fields.epochs), ("steps", &mut fields.steps)]
+        {
             if !given(name) {
                 match self.whole_setting(name, 1, train.span) {
                     Ok(value) => *slot = value,

@@ -75,6 +75,7 @@ impl Elaborator<'_> {
                 Ok(Value::Record(values.collect::<Checked<_>>()?))
             }
             ExprKind::Scan(scan) => self.scan(scan, expr.span),
+            ExprKind::While(turn) => self.while_loop(turn, expr.span),
             ExprKind::Scope(path, block) => {
                 let parts = self.scope_parts(path)?;
                 let depth = self.path.len();

@@ -17,6 +17,7 @@ mod operators;
 mod parameters;
 mod scan;
 pub(crate) mod value;
+mod while_loop;
 
 use crate::modules::ModuleId;
 use crate::program::{Pin, Program, Settings};

@@ -4,7 +4,7 @@ use super::emit::Level;
 use super::frame::{Var, VarKind};
 use super::value::{DimInfo, Tensor, Value};
 use super::{Checked, Elaborator, Reported};
-use crate::syntax::ast::{Block, Expr, ExprKind, Scan, ScanInput, Stmt, StmtKind};
+use crate::syntax::ast::{Block, Expr, ExprKind, Ident, Scan, ScanInput, Stmt, StmtKind};
 use std::sync::Arc;
 use thalweg_base::{DType, Diagnostic, Dim, Span};
 use thalweg_tensor::ops::{Leaf, LeafKind, Pick, Scan as ScanOp, Transpose};
@@ -20,9 +20,9 @@ struct Sequence {
 }
 
 /// What the last statements of the body give.
-struct Given {
-    yields: Vec<(Tensor, Span)>,
-    last: Vec<(Value, Span)>,
+pub(super) struct Given {
+    pub(super) yields: Vec<(Tensor, Span)>,
+    pub(super) last: Vec<(Value, Span)>,
 }
 
 impl Elaborator<'_> {
@@ -57,8 +57,19 @@ impl Elaborator<'_> {
                 return Err(self.fail(error));
             }
         }
+        let carries = self.first_carries(&scan.carries)?;
+        let (body, given, finals) = self.scan_body(scan, &sequences, &carries, span)?;
+        self.scan_results(
+            scan,
+            span,
+            ScanParts { length, length_info, sequences, carries, body, given, finals },
+        )
+    }
+
+    /// The values that carries begin with; numbers become scalars.
+    pub(super) fn first_carries(&mut self, written: &[(Ident, Expr)]) -> Checked<Vec<(Ident, Tensor, Span)>> {
         let mut carries = Vec::new();
-        for (name, expr) in &scan.carries {
+        for (name, expr) in written {
             let value = match self.eval(expr)? {
                 Value::Tensor(tensor) => tensor,
                 value @ (Value::Int(_) | Value::Float(_) | Value::Bool(_)) => {
@@ -70,18 +81,13 @@ impl Elaborator<'_> {
                     self.literal(&value, dtype, expr.span)?
                 }
                 other => {
-                    let message = format!("what a scan carries is a tensor, not {}", other.describe());
+                    let message = format!("what a loop carries is a tensor, not {}", other.describe());
                     return self.error("E0404", message, expr.span, "not a tensor");
                 }
             };
             carries.push((name.clone(), value, expr.span));
         }
-        let (body, given, finals) = self.scan_body(scan, &sequences, &carries, span)?;
-        self.scan_results(
-            scan,
-            span,
-            ScanParts { length, length_info, sequences, carries, body, given, finals },
-        )
+        Ok(carries)
     }
 
     fn sequence(&mut self, input: &ScanInput) -> Checked<Sequence> {
@@ -148,7 +154,7 @@ impl Elaborator<'_> {
         &mut self,
         scan: &Scan,
         sequences: &[Sequence],
-        carries: &[(crate::syntax::ast::Ident, Tensor, Span)],
+        carries: &[(Ident, Tensor, Span)],
         span: Span,
     ) -> Checked<(Level, Given, Vec<Tensor>)> {
         self.levels.push(Level::new(Graph::new("scan")));
@@ -176,14 +182,20 @@ impl Elaborator<'_> {
         Ok((level, given?, finals?))
     }
 
-    fn body_input(&mut self, name: &str, ty: &TensorType, dims: Vec<DimInfo>, span: Span) -> Tensor {
+    pub(super) fn body_input(
+        &mut self,
+        name: &str,
+        ty: &TensorType,
+        dims: Vec<DimInfo>,
+        span: Span,
+    ) -> Tensor {
         let leaf = Leaf { kind: LeafKind::Input, name: name.into(), ty: ty.clone(), init: None };
         let level = self.levels.last_mut().expect("the body's graph is open");
         let node = level.graph.add(leaf, &[]);
         self.as_tensor(node, dims, span)
     }
 
-    fn scan_statements(&mut self, body: &Block, span: Span) -> Checked<Given> {
+    pub(super) fn scan_statements(&mut self, body: &Block, span: Span) -> Checked<Given> {
         let mut given = Given { yields: Vec::new(), last: Vec::new() };
         let ends = body
             .statements
@@ -238,7 +250,7 @@ impl Elaborator<'_> {
     }
 
     /// The value that a carry has at the end of a step, which must be as it was at the start.
-    fn carried(&mut self, name: &str, before: &Tensor, span: Span) -> Checked<Tensor> {
+    pub(super) fn carried(&mut self, name: &str, before: &Tensor, span: Span) -> Checked<Tensor> {
         let var = self.frame().get(name).expect("carries are declared").clone();
         let Value::Tensor(after) = var.value else {
             return match var.value {
@@ -269,27 +281,8 @@ impl Elaborator<'_> {
         // `last` may name carries, whose final values are results; what else it gives is carried along to be one.
         let (mut finals, mut firsts) =
             (finals, carries.iter().map(|(_, tensor, _)| tensor.clone()).collect::<Vec<_>>());
-        let mut picked = Vec::new();
+        let picked = self.last_carries(&given, &finals);
         self.levels.push(body);
-        let mut failed = false;
-        for (value, at) in &given.last {
-            let Value::Tensor(tensor) = value else {
-                let message = format!("`last` gives tensors, not {}", value.describe());
-                self.fail(Diagnostic::error("E0406", message).at(*at, "not a tensor"));
-                failed = true;
-                continue;
-            };
-            let found = finals.iter().position(|own| own.node == tensor.node && own.level == tensor.level);
-            let Some(found) = found else {
-                let error = Diagnostic::error("E0406", "`last` gives what the scan carries")
-                    .at(*at, "not the value of a carry after the step")
-                    .help("carry the value too, or `yield` it and take its last position: `y[.., -1]`");
-                self.fail(error);
-                failed = true;
-                continue;
-            };
-            picked.push(found);
-        }
         let level = self.level();
         let outputs: Vec<Tensor> =
             finals.drain(..).chain(given.yields.iter().map(|(tensor, _)| tensor.clone())).collect();
@@ -299,9 +292,7 @@ impl Elaborator<'_> {
             graph.output(format!("result.{index}"), node);
         }
         let body = self.levels.pop().expect("just pushed");
-        if failed {
-            return Err(Reported);
-        }
+        let picked = picked?;
         let outer = self.level();
         let mut operands = std::mem::take(&mut firsts);
         operands.extend(sequences.iter().map(|sequence| sequence.tensor.clone()));
@@ -336,7 +327,28 @@ impl Elaborator<'_> {
         }
     }
 
-    fn pick(
+    /// Which carries `last` gives.
+    pub(super) fn last_carries(&mut self, given: &Given, finals: &[Tensor]) -> Checked<Vec<usize>> {
+        let mut picked = Vec::new();
+        for (value, at) in &given.last {
+            let Value::Tensor(tensor) = value else {
+                let message = format!("`last` gives tensors, not {}", value.describe());
+                return self.error("E0406", message, *at, "not a tensor");
+            };
+            match finals.iter().position(|own| own.node == tensor.node && own.level == tensor.level) {
+                Some(found) => picked.push(found),
+                None => {
+                    let error = Diagnostic::error("E0406", "`last` gives what the loop carries")
+                        .at(*at, "not the value of a carry after the step")
+                        .help("carry the value too; a scan may also `yield` it, and its last position be taken: `y[.., -1]`");
+                    return Err(self.fail(error));
+                }
+            }
+        }
+        Ok(picked)
+    }
+
+    pub(super) fn pick(
         &mut self,
         node: thalweg_tensor::NodeId,
         index: usize,
@@ -365,7 +377,7 @@ struct ScanParts {
     length: Dim,
     length_info: DimInfo,
     sequences: Vec<Sequence>,
-    carries: Vec<(crate::syntax::ast::Ident, Tensor, Span)>,
+    carries: Vec<(Ident, Tensor, Span)>,
     body: Level,
     given: Given,
     finals: Vec<Tensor>,

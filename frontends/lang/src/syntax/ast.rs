@@ -393,6 +393,17 @@ pub struct Scan {
     pub body: Block,
 }
 
+/// `while condition, carry x = … { … }`
+#[derive(Clone, Debug)]
+pub struct While {
+    /// Whether to go on: a `bool` scalar of the carries.
+    pub condition: Expr,
+    /// What passes from turn to turn, with its first value.
+    pub carries: Vec<(Ident, Expr)>,
+    /// One turn.
+    pub body: Block,
+}
+
 /// What an expression is.
 #[derive(Clone, Debug)]
 pub enum ExprKind {
@@ -434,6 +445,8 @@ pub enum ExprKind {
     Hinted(Box<Expr>, Hint),
     /// `scan …`
     Scan(Box<Scan>),
+    /// `while …`
+    While(Box<While>),
     /// `scope path { … }`
     Scope(ScopePath, Block),
     /// What could not be parsed

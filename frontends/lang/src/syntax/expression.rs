@@ -211,6 +211,7 @@ impl Parser<'_> {
                     ExprKind::Bool(&**name == "true")
                 }
                 "if" => self.conditional()?,
+                "while" => self.while_loop()?,
                 "scan" if self.is_word_before_name("scan") => self.scan()?,
                 "scope" if self.is_word_before_name("scope") => {
                     self.next();
@@ -281,6 +282,22 @@ impl Parser<'_> {
         })
     }
 
+    fn while_loop(&mut self) -> Parsed<ExprKind> {
+        self.next();
+        let condition = self.expr()?;
+        let mut carries = Vec::new();
+        while self.eat(",") {
+            if carries.is_empty() && !self.eat_word("carry") {
+                return Err(self.expected("`carry` and what passes from turn to turn"));
+            }
+            let name = self.ident("a name")?;
+            self.expect("=", "and the value before the first turn")?;
+            carries.push((name, self.expr()?));
+        }
+        let body = self.block()?;
+        Ok(ExprKind::While(Box::new(While { condition, carries, body })))
+    }
+
     fn scan(&mut self) -> Parsed<ExprKind> {
         self.next();
         let (mut inputs, mut carries) = (Vec::new(), Vec::new());
@@ -345,6 +362,10 @@ fn expression_depth(kind: &ExprKind) -> u32 {
             let inputs = scan.inputs.iter().map(|input| input.value.depth);
             let carries = scan.carries.iter().map(|(_, value)| value.depth);
             scan.body.depth.max(most(&mut inputs.chain(carries)))
+        }
+        ExprKind::While(turn) => {
+            let carries = most(&mut turn.carries.iter().map(|(_, value)| value.depth));
+            turn.condition.depth.max(turn.body.depth).max(carries)
         }
         ExprKind::Scope(scope, block) => block.depth.max(path(scope)),
         ExprKind::Error => 0,

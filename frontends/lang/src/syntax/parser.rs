@@ -345,10 +345,15 @@ impl Parser<'_> {
             if self.eat(";") || self.eat(",") {
                 continue;
             }
-            let field = self.train_field();
-            match field {
+            let before = self.at;
+            match self.train_field() {
                 Ok(field) => fields.push(field),
-                Err(Recorded) => self.skip_line(),
+                Err(Recorded) => {
+                    self.skip_line();
+                    if self.at == before {
+                        self.next();
+                    }
+                }
             }
         }
         self.next();
@@ -411,8 +416,8 @@ pub(super) fn is_word(token: &Token, word: &str) -> bool {
 }
 
 /// Words that are never names. All others that the grammar knows are keywords only where they fit.
-pub(crate) const KEYWORDS: [&str; 11] =
-    ["use", "const", "fn", "let", "for", "in", "if", "else", "yield", "as", "true"];
+pub(crate) const KEYWORDS: [&str; 12] =
+    ["use", "const", "fn", "let", "for", "while", "in", "if", "else", "yield", "as", "true"];
 
 pub(super) fn is_keyword(word: &str) -> bool {
     KEYWORDS.contains(&word) || word == "false"

@@ -108,6 +108,7 @@ fn cases() -> Vec<(&'static str, Vec<String>)> {
                 body("    let y = scan xt in x along 1, carry h = zeros([3]) {\n        h = xt\n        yield h\n    }\n    y"),
                 body("    let y = scan xt in x along 1 { let z = xt\n }\n    let z = scan i in 3 { yield x }\n    yield x\n    y"),
                 body("    let y = scan xt in x along 1, carry h = zeros([batch]) {\n        h = h + xt\n        last h + 1\n    }\n    y"),
+                body("    let y = while true { last x }\n    let z = while sum(h) < 3, carry h = x { yield h }\n    let v = while h, carry h = x { last h }\n    y"),
             ],
         ),
         (

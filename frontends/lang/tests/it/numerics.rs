@@ -277,6 +277,17 @@ fn scans_carry_yield_and_end() {
     );
 }
 
+/// Newton's iteration for square roots, and a loop that turns no time.
+#[test]
+fn while_goes_on_as_long_as_it_holds() {
+    let root = "let [r, n] = while max(abs(r * r - x)) > 1e-4, carry r = ones([3]), n = 0 {\n    r = 0.5 * (r + x / r)\n    n += 1\n    last r, n\n}\n";
+    let x = || floats(&[3], &[1.0, 2.0, 9.0]);
+    close(&of(&format!("{root}r"), x()), &[1.0, 2f64.sqrt(), 3.0]);
+    close(&of(&format!("{root}n"), x()), &[5.0]);
+    close(&of("while min(y) < 0, carry y = x { y += 1\n last y }", x()), &[1.0, 2.0, 9.0]);
+    close(&of("while min(y) < 5, carry y = x { y += x\n last y }", x()), &[5.0, 10.0, 45.0]);
+}
+
 #[test]
 fn state_is_updated() {
     let text = "model M(x: f32[n]) -> f32[n] {\n    state seen: f32[n] = init.ones()\n    seen += x\n    seen * 2\n}";
@@ -337,6 +348,104 @@ fn step(
     }
     let outputs = graph.outputs.iter().map(|output| output.name.clone()).zip(results.outputs);
     outputs.chain(graph.updates.iter().map(|update| update.name.clone()).zip(results.updates)).collect()
+}
+
+/// A call of every layer and function that models use, and the shape of what it gives for x of [2, 3, 4].
+#[test]
+fn every_library_function_elaborates_and_runs() {
+    let calls = [
+        ("relu", "relu(x)", "[2, 3, 4]"),
+        ("sigmoid", "sigmoid(x)", "[2, 3, 4]"),
+        ("leaky_relu", "leaky_relu()(x)", "[2, 3, 4]"),
+        ("elu", "elu()(x)", "[2, 3, 4]"),
+        ("gelu", "gelu(x)", "[2, 3, 4]"),
+        ("gelu_tanh", "gelu_tanh(x)", "[2, 3, 4]"),
+        ("silu", "silu(x)", "[2, 3, 4]"),
+        ("softplus", "softplus(x)", "[2, 3, 4]"),
+        ("log_sigmoid", "log_sigmoid(x)", "[2, 3, 4]"),
+        ("identity", "identity(x)", "[2, 3, 4]"),
+        ("square", "square(x)", "[2, 3, 4]"),
+        ("clamp", "clamp(x, 0, 1)", "[2, 3, 4]"),
+        ("softmax", "softmax(x)", "[2, 3, 4]"),
+        ("log_softmax", "log_softmax(x)", "[2, 3, 4]"),
+        ("logsumexp", "logsumexp(x)", "[2, 3]"),
+        ("variance", "variance(x)", "[2, 3]"),
+        ("argmax", "argmax(x)", "[2, 3]"),
+        ("any_of", "any_of(x > 0)", "[2, 3]"),
+        ("all_of", "all_of(x > 0)", "[2, 3]"),
+        ("linear", "nn.linear(x, 5, initial: init.he_uniform())", "[2, 3, 5]"),
+        ("embedding", "nn.embedding(argmax(x), 4, 6)", "[2, 3, 6]"),
+        ("position", "x + nn.position(3, 4)", "[2, 3, 4]"),
+        ("sinusoids", "x + nn.sinusoids(3, 4)", "[2, 3, 4]"),
+        ("rotary", "nn.rotary(x)", "[2, 3, 4]"),
+        ("layer_norm", "nn.layer_norm(x)", "[2, 3, 4]"),
+        ("rms_norm", "nn.rms_norm(x)", "[2, 3, 4]"),
+        ("batch_norm", "nn.batch_norm(x)", "[2, 3, 4]"),
+        ("dropout", "nn.dropout(x)", "[2, 3, 4]"),
+        ("conv", "nn.conv(x, 6, groups: 3, dilation: 2, padding: 2)", "[2, 6, 4]"),
+        ("max_pool", "nn.max_pool(x, 3, 1, padding: 1)", "[2, 3, 4]"),
+        ("avg_pool", "nn.avg_pool(x)", "[2, 3, 2]"),
+        ("global_pool", "nn.global_pool(x)", "[2, 3]"),
+        ("flatten", "nn.flatten(x)", "[2, 12]"),
+        ("mlp", "nn.mlp(x, 8, out: 2, act: silu)", "[2, 3, 2]"),
+        ("causal_mask", "nn.causal_mask(x)", "[2, 3, 4]"),
+        ("attend", "nn.attend(x, x, x, causal: true)", "[2, 3, 4]"),
+        ("attention", "nn.attention(x, 2, rotate: true)", "[2, 3, 4]"),
+        ("lstm", "nn.lstm(x, 5)", "[2, 3, 5]"),
+        ("gru", "nn.gru(x, 5)", "[2, 3, 5]"),
+        ("one_hot", "nn.one_hot(argmax(x), 4)", "[2, 3, 4]"),
+        ("cross_entropy", "nn.cross_entropy(x, argmax(x), smoothing: 0.1)", "[]"),
+        ("binary_cross_entropy", "nn.binary_cross_entropy(x, sigmoid(x))", "[]"),
+        ("mse", "nn.mse(x, 2 * x)", "[]"),
+        ("mae", "nn.mae(x, 2 * x)", "[]"),
+        ("huber", "nn.huber(x, 2 * x)", "[]"),
+        ("accuracy", "nn.accuracy(x, argmax(x))", "[]"),
+        ("uniform", "x + random.uniform([3, 4], -1, 1)", "[2, 3, 4]"),
+        ("normal", "x + random.normal([3, 4])", "[2, 3, 4]"),
+        ("bernoulli", "select(random.bernoulli([3, 4]), x, 0)", "[2, 3, 4]"),
+    ];
+    let x = noise(&[2, 3, 4], "library");
+    for (name, call, shape) in calls {
+        let text = format!("use nn\nmodel M(x: f32[b, 3, 4]) {{ {call} }}");
+        let mut inputs = vec![("x", x.clone())];
+        if call.contains("random.") {
+            inputs.push(("step", ints(&[], &[5])));
+        }
+        let output = run(&text, &inputs).remove("output").unwrap();
+        assert_eq!(format!("{:?}", output.shape), shape, "{name}");
+        assert!(output.values.iter().all(|value| value.to_f64().is_finite()), "{name}");
+        assert!(call.contains(name), "{name}");
+    }
+    let library = thalweg_lang::library();
+    let used = |name: &str| calls.iter().any(|(own, _, _)| *own == name);
+    let models = library
+        .iter()
+        .filter(|item| ["prelude", "nn", "random"].contains(&item.module) && !item.doc.is_empty());
+    let missing: Vec<&str> = models.map(|item| item.name.as_str()).filter(|name| !used(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn initializers_have_the_spread_they_promise() {
+    for (init, deviation) in [
+        ("init.glorot()", (2.0f64 / 300.0).sqrt()),
+        ("init.glorot_normal()", (2.0f64 / 300.0).sqrt()),
+        ("init.he()", (2.0f64 / 100.0).sqrt()),
+        ("init.he_uniform()", (2.0f64 / 100.0).sqrt()),
+        ("init.lecun()", (1.0f64 / 300.0).sqrt()),
+        ("init.normal(0.3)", 0.3),
+        ("init.uniform(-1, 1)", (1.0f64 / 3.0).sqrt()),
+    ] {
+        let text = format!(
+            "model M(x: f32[b, 100]) -> f32[b, 200] {{\n    param w: f32[100, 200] = {init}\n    x @ w\n}}"
+        );
+        let results = run(&text, &[("x", floats(&[1, 100], &[0.0; 100]))]);
+        let values: Vec<f64> = results["w"].values.iter().map(|value| value.to_f64()).collect();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let found = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
+        assert!(mean.abs() < 0.02 * deviation.max(0.2), "{init}: mean {mean}");
+        assert!((found / deviation - 1.0).abs() < 0.03, "{init}: {found} instead of {deviation}");
+    }
 }
 
 /// Three classes by the largest of three sums; every optimizer and schedule learns them.

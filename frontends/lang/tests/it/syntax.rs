@@ -126,6 +126,7 @@ proptest! {
     fn token_soup_never_panics(text in tokens()) {
         errors(&text);
         errors(&format!("fn f(x: f32) {{\n{text}\n}}\n"));
+        errors(&format!("train M {{\n{text}\n}}\n"));
     }
 
     #[test]
