@@ -49,10 +49,10 @@ impl PartialOrd for OpRef {
 
 impl Ord for OpRef {
     fn cmp(&self, other: &OpRef) -> Ordering {
-        match self.hash.cmp(&other.hash) {
-            Ordering::Equal if Arc::ptr_eq(&self.op, &other.op) => Ordering::Equal,
-            Ordering::Equal => self.op.cmp(&other.op),
-            unequal => unequal,
+        let of_hash = self.hash.cmp(&other.hash);
+        match of_hash.is_eq() && !Arc::ptr_eq(&self.op, &other.op) {
+            true => self.op.cmp(&other.op),
+            false => of_hash,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod arithmetic;
 mod broadcasts;
+mod contractions;
 mod logic;
 mod movement;
 mod products;
@@ -27,9 +28,10 @@ use thalweg_tensor::{Graph, NodeId, Op, TensorType};
 pub enum Class {
     /// The same value for every input, NaN and infinities included; only the sign of a zero may differ.
     Exact,
-    /// Equal in real arithmetic; rounding may differ. NaN stays NaN, and what was finite stays finite.
+    /// Equal in real arithmetic; rounding may differ. A NaN operand still gives NaN, and for finite operands up to 1e12 in
+    /// size a finite result stays finite. More may differ only where the left side overflows or underflows on the way.
     Reassociates,
-    /// Equal as long as all values are finite numbers within the function's domain.
+    /// Equal as long as all values are finite numbers within the functions' domains.
     AssumesFinite,
 }
 
@@ -174,6 +176,18 @@ fn search(
     Rule { name, class, head: Head::Op(op), find: Find::Function(find), samples: Samples::Built(samples) }
 }
 
+/// A row of a function, which looks at one pointwise function.
+fn search_function(
+    name: &'static str,
+    class: Class,
+    function: PointwiseFn,
+    find: FindFn,
+    samples: fn() -> Vec<Graph>,
+) -> Rule {
+    let head = Head::Function(function);
+    Rule { name, class, head, find: Find::Function(find), samples: Samples::Built(samples) }
+}
+
 /// A row of a function, which looks at every pointwise function.
 fn search_pointwise(name: &'static str, class: Class, find: FindFn, samples: fn() -> Vec<Graph>) -> Rule {
     Rule { name, class, head: Head::Pointwise, find: Find::Function(find), samples: Samples::Built(samples) }
@@ -294,6 +308,7 @@ pub fn all() -> &'static [Rule] {
         rules.extend(through::rules());
         rules.extend(reductions::rules());
         rules.extend(products::rules());
+        rules.extend(contractions::rules());
         rules
     });
     &RULES

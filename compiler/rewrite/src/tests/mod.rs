@@ -20,15 +20,16 @@ fn leaf_value(leaf: &Leaf, seed: u64, positive: bool) -> Array {
     let count: usize = sizes.iter().product();
     let value = |index: usize| {
         let words = random::threefry2x32(key, [index as u32, 0]);
-        match leaf.ty.dtype {
-            DType::Bool => Scalar::Int((words[0] & 1) as i64),
-            dtype if dtype.is_integer() => match words[0] % 11 {
+        let dtype = leaf.ty.dtype;
+        match (dtype.is_float(), positive) {
+            (true, true) => Scalar::Float(0.5 + 1.5 * random::uniform(words[0])),
+            (true, false) => Scalar::Float(random::normal(words)),
+            (false, _) if dtype == DType::Bool => Scalar::Int((words[0] & 1) as i64),
+            (false, _) => match words[0] % 11 {
                 9 => dtype.range().0,
                 10 => dtype.range().1,
                 small => Scalar::Int(small as i64 - 4),
             },
-            _ if positive => Scalar::Float(0.5 + 1.5 * random::uniform(words[0])),
-            _ => Scalar::Float(random::normal(words)),
         }
     };
     let values = (0..count).map(|index| value(index).convert(leaf.ty.dtype)).collect();
@@ -72,12 +73,28 @@ fn assert_same_results(a: &Graph, b: &Graph, seed: u64) {
     }
 }
 
-/// Evaluates every e-node that can be, and panics unless those of a class agree: whatever is extracted is then right.
+/// Panics unless the e-nodes of every class agree: whatever is extracted is then right.
 fn assert_consistent(egraph: &TensorGraph, seed: u64, positive: bool) {
+    let (values, others) = class_values(egraph, |leaf| leaf_value(leaf, seed, positive));
+    let scale = scale_of(values.values().flatten());
+    for (class, node, value) in others {
+        for (own, other) in values[&class].iter().zip(&value) {
+            assert_agree(own, other, scale, &|| format!("{node:?} in class {:?}", egraph[class].nodes));
+        }
+    }
+}
+
+/// A value of every class, and that of each e-node with its class.
+#[allow(clippy::type_complexity)]
+fn class_values(
+    egraph: &TensorGraph,
+    leaf_value: impl Fn(&Leaf) -> Array,
+) -> (BTreeMap<Id, Vec<Array>>, Vec<(Id, &ENode, Vec<Array>)>) {
+    // The first e-node of a class that can be evaluated gives the value of the class.
     let mut values: BTreeMap<Id, Vec<Array>> = BTreeMap::new();
     let evaluate = |node: &ENode, values: &BTreeMap<Id, Vec<Array>>| -> Option<Vec<Array>> {
         if let Some(leaf) = node.op.as_leaf() {
-            return Some(vec![leaf_value(leaf, seed, positive)]);
+            return Some(vec![leaf_value(leaf)]);
         }
         let all = matches!(&*node.op, Op::Pick(_));
         let mut operands = Vec::new();
@@ -89,7 +106,7 @@ fn assert_consistent(egraph: &TensorGraph, seed: u64, positive: bool) {
     };
     loop {
         let known = values.len();
-        for class in egraph.classes().filter(|class| class.data.types.len() == 1 || !class.nodes.is_empty()) {
+        for class in egraph.classes() {
             if !values.contains_key(&class.id)
                 && let Some(value) = class.nodes.iter().find_map(|node| evaluate(node, &values))
             {
@@ -101,13 +118,11 @@ fn assert_consistent(egraph: &TensorGraph, seed: u64, positive: bool) {
         }
     }
     assert_eq!(values.len(), egraph.number_of_classes(), "some class cannot be computed");
-    let scale = scale_of(values.values().flatten());
+    let mut others = Vec::new();
     for class in egraph.classes() {
         for node in &class.nodes {
-            let value = evaluate(node, &values).expect("all classes have values");
-            for (own, other) in values[&class.id].iter().zip(&value) {
-                assert_agree(own, other, scale, &|| format!("{node:?} in class {:?}", class.nodes));
-            }
+            others.push((class.id, node, evaluate(node, &values).expect("all classes have values")));
         }
     }
+    (values, others)
 }

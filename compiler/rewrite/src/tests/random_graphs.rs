@@ -50,7 +50,8 @@ fn graph_of(steps: &[Step]) -> Graph {
             }
             3 => {
                 let values = [0.0, 1.0, -1.0, 0.5, 3.0];
-                let value = graph.full(&graph.ty(a).clone(), Scalar::Float(values[numbers[1] % values.len()]));
+                let value =
+                    graph.full(&graph.ty(a).clone(), Scalar::Float(values[numbers[1] % values.len()]));
                 let function = [F::Add, F::Sub, F::Mul, F::Max][numbers[2] % 4];
                 let operands = if numbers[3] % 2 == 0 { vec![a, value] } else { vec![value, a] };
                 (Pointwise { function }.into(), operands)
@@ -85,7 +86,15 @@ fn graph_of(steps: &[Step]) -> Graph {
                 (Reduce { function, dims }.into(), vec![a])
             }
             8 => {
-                let notations = ["mk,kn->mn", "mk,nk->nm", "mk,k->m", "m,n->mn", "mn,mn->mn", "bmk,bkn->bmn", "km,kn->nm"];
+                let notations = [
+                    "mk,kn->mn",
+                    "mk,nk->nm",
+                    "mk,k->m",
+                    "m,n->mn",
+                    "mn,mn->mn",
+                    "bmk,bkn->bmn",
+                    "km,kn->nm",
+                ];
                 (Contract::new(notations[numbers[2] % notations.len()]).into(), vec![a, b])
             }
             9 => {
@@ -96,7 +105,8 @@ fn graph_of(steps: &[Step]) -> Graph {
                 (Slice { ranges: vec![range] }.into(), vec![a])
             }
             10 => {
-                let pad = PadDim { dim, low: (numbers[1] % 2).into(), high: (numbers[3] % 2).into(), interior: 0 };
+                let pad =
+                    PadDim { dim, low: (numbers[1] % 2).into(), high: (numbers[3] % 2).into(), interior: 0 };
                 (Pad { dims: vec![pad], value: Scalar::Float(0.0) }.into(), vec![a])
             }
             _ => (Concat { dim }.into(), vec![a, b]),
