@@ -8,7 +8,7 @@ use crate::check::{Checked, Elaborator, Reported};
 use crate::modules::{ModuleId, ModuleReader, Modules, closest};
 use crate::syntax::ast::{Function, FunctionKind, Param, TypeKind};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use thalweg_base::{Diagnostic, SourceMap, Span};
 use thalweg_tensor::{Graph, TensorType};
@@ -17,9 +17,9 @@ use thalweg_tensor::{Graph, TensorType};
 /// a `train` block, and sizes that the model leaves open.
 pub type Settings = BTreeMap<String, String>;
 
-/// Stack for one elaboration. Calls nest up to a hundred deep over expressions that nest up to 160 deep; what real
-/// models need is some hundred kilobytes, and pages that are not touched cost nothing.
-const STACK_BYTES: usize = 1 << 30;
+/// Stack for one elaboration: four times what the deepest program that the limits allow was seen to need. Pages that are
+/// not touched cost nothing.
+const STACK_BYTES: usize = 1 << 28;
 
 /// A wish for the planner, from a `#hint(…)` in the source.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -96,30 +96,24 @@ impl Program {
         functions.iter().filter(|function| function.kind == FunctionKind::Model)
     }
 
-    /// Checks every model and `train` block of the main file. A model whose static parameters have no value is checked where
-    /// it is used.
+    /// Checks every model and `train` block of the main file, and the names in what none of them uses. A model whose static
+    /// parameters have no value is checked where it is used.
     pub fn check(&self, settings: &Settings) -> Vec<Diagnostic> {
         let mut errors: Vec<Diagnostic> = Vec::new();
+        let mut reached = BTreeSet::new();
+        // A setting that one model knows is none of another's business.
+        let several = self.models().len() + self.trains().len() > 1;
         let mut add = |found: Vec<Diagnostic>| {
             for error in found {
                 let same = |other: &Diagnostic| {
                     (other.code, &other.message, &other.primary)
                         == (error.code, &error.message, &error.primary)
                 };
-                if !errors.iter().any(same) {
+                let foreign = several && error.code == "E0506" && error.primary.is_none();
+                if !foreign && !errors.iter().any(same) {
                     errors.push(error);
                 }
             }
-        };
-        let shared = |name: &str, errors: Vec<Diagnostic>| -> Vec<Diagnostic> {
-            // A setting that one model knows is none of another's business.
-            let others = self.models().len() + self.trains().len() > 1;
-            errors
-                .into_iter()
-                .filter(|error| {
-                    !(others && error.code == "E0506" && error.primary.is_none() && !name.is_empty())
-                })
-                .collect()
         };
         for function in self.main_models() {
             let open = |param: &Param| {
@@ -127,15 +121,16 @@ impl Program {
                     && !is_tensor_type(&param.ty)
                     && !settings.contains_key(&*param.name.name)
             };
-            if !function.params.iter().any(open)
-                && let Err(found) = self.elaborate_model(&function.name.name, settings)
-            {
-                add(shared(&function.name.name, found));
+            if !function.params.iter().any(open) {
+                add(self.elaborated(function, settings, &mut reached).err().unwrap_or_default());
             }
         }
-        for name in self.trains() {
-            if let Err(found) = self.elaborate_train(&name, settings) {
-                add(shared(&name, found));
+        for train in &self.modules.get(self.main).trains {
+            add(self.trained(train, settings, &mut reached).err().unwrap_or_default());
+        }
+        for function in &self.modules.get(self.main).functions {
+            if !reached.contains(&function.span) {
+                add(self.sketch(function, &mut reached));
             }
         }
         errors
@@ -146,11 +141,21 @@ impl Program {
         let Some(function) = self.main_models().find(|function| &*function.name.name == name).cloned() else {
             return Err(vec![self.no_model(name)]);
         };
+        self.elaborated(&function, settings, &mut BTreeSet::new())
+    }
+
+    fn elaborated(
+        &self,
+        function: &Arc<Function>,
+        settings: &Settings,
+        reached: &mut BTreeSet<Span>,
+    ) -> Result<ModelGraph, Vec<Diagnostic>> {
         self.on_large_stack(|| {
-            let mut elab = Elaborator::new(self, settings, name, false);
-            let result = elab.model(&function, self.main);
+            let mut elab = Elaborator::new(self, settings, &function.name.name, false);
+            let result = elab.model(function, self.main);
             let unused = elab.unused_settings();
             elab.errors.extend(unused);
+            reached.append(&mut elab.reached);
             match result {
                 Ok(()) if elab.errors.is_empty() => {
                     let graph = elab.levels.swap_remove(0).graph.prune().0;

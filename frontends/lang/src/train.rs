@@ -7,6 +7,7 @@ use crate::modules::closest;
 use crate::program::{Pin, Program, Settings};
 use crate::syntax::ast::{Expr, ExprKind, Ident, Train};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use thalweg_base::{DType, Diagnostic, Span};
 use thalweg_tensor::ops::{Leaf, LeafKind};
@@ -43,7 +44,7 @@ pub struct DataSpec {
     /// The reader: `csv`, `idx`, `text` or `synthetic`.
     pub reader: String,
     /// What it is given, by name; the file of `csv` and `text` is called `path`.
-    pub options: std::collections::BTreeMap<String, StaticValue>,
+    pub options: BTreeMap<String, StaticValue>,
     /// The columns that the program uses.
     pub columns: Vec<Column>,
 }
@@ -100,7 +101,7 @@ const FIELDS: [&str; 10] =
 /// What the fields of a `train` block evaluate to.
 #[derive(Default)]
 struct Fields {
-    data: Option<(String, std::collections::BTreeMap<String, StaticValue>)>,
+    data: Option<(String, BTreeMap<String, StaticValue>)>,
     loss: Option<(Tensor, Span)>,
     metrics: Vec<(String, Tensor)>,
     optimizer: Option<(Callable, Span)>,
@@ -123,17 +124,28 @@ impl Program {
             }
             return Err(vec![error]);
         };
+        self.trained(&train, settings, &mut BTreeSet::new())
+    }
+
+    pub(crate) fn trained(
+        &self,
+        train: &Arc<Train>,
+        settings: &Settings,
+        reached: &mut BTreeSet<Span>,
+    ) -> Result<TrainProgram, Vec<Diagnostic>> {
+        let name = &train.model.name;
         self.on_large_stack(|| {
             let mut elab = Elaborator::new(self, settings, &format!("{name}.train"), true);
-            let result = elab.train(&train);
+            let result = elab.train(train);
             let unused = elab.unused_settings();
             elab.errors.extend(unused);
+            reached.append(&mut elab.reached);
             let fields = match result {
                 Ok(fields) if elab.errors.is_empty() => fields,
                 Ok(_) | Err(Reported) => return Err(elab.errors),
             };
             let mut evaluation = Elaborator::new(self, settings, &format!("{name}.evaluate"), false);
-            match evaluation.evaluation(&train) {
+            match evaluation.evaluation(train) {
                 Ok(()) if evaluation.errors.is_empty() => {}
                 Ok(()) | Err(Reported) => return Err(evaluation.errors),
             }
@@ -398,10 +410,7 @@ impl Elaborator<'_> {
         }
     }
 
-    fn data_field(
-        &mut self,
-        expr: &Expr,
-    ) -> Checked<(String, std::collections::BTreeMap<String, StaticValue>)> {
+    fn data_field(&mut self, expr: &Expr) -> Checked<(String, BTreeMap<String, StaticValue>)> {
         let names = READERS.map(|reader| reader.name);
         let call = match &expr.kind {
             ExprKind::Call(callee, args) => match &callee.kind {
@@ -428,7 +437,7 @@ impl Elaborator<'_> {
             return Err(self.fail(error));
         };
         let known: Vec<&str> = reader.options.iter().map(|option| option.trim_end_matches('!')).collect();
-        let mut options = std::collections::BTreeMap::new();
+        let mut options = BTreeMap::new();
         for arg in args {
             let option = match &arg.name {
                 Some(name) if known.contains(&&*name.name) => name.name.to_string(),

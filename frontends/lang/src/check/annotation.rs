@@ -2,27 +2,12 @@
 
 use super::frame::DimBinding;
 use super::operators::ordinal;
-use super::value::{Callable, DimInfo, Tensor, Value};
+use super::value::{DimInfo, Tensor, Value};
 use super::{Checked, Elaborator, Reported};
-use crate::modules::closest;
-use crate::syntax::ast::{DimExpr, Expr, ExprKind, Ident, TypeExpr, TypeKind};
+use crate::syntax::ast::{DimExpr, Expr, ExprKind, Ident};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use thalweg_base::{Bindings, DType, Diagnostic, Dim, Span, Symbol};
-use thalweg_tensor::TensorType;
-
-/// What stands before `[…]` in a type.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Element {
-    /// One dtype
-    Exact(DType),
-    /// Any floating-point dtype, the same throughout a signature
-    Float,
-    /// Any integer dtype, likewise
-    Int,
-    /// Any dtype, likewise
-    Any,
-}
+use thalweg_base::{Bindings, Diagnostic, Dim, Span, Symbol};
 
 /// Where a value meets a type.
 #[derive(Clone)]
@@ -47,94 +32,7 @@ pub(crate) struct Deferred {
     site: Site,
 }
 
-const STATIC_TYPES: [&str; 9] = ["int", "float", "bool", "str", "fn", "dims", "list", "dtype", "axis"];
-
 impl Elaborator<'_> {
-    pub(crate) fn element(&mut self, name: &Ident) -> Checked<Element> {
-        match &*name.name {
-            "float" => Ok(Element::Float),
-            "int" => Ok(Element::Int),
-            "any" => Ok(Element::Any),
-            other => match other.parse() {
-                Ok(dtype) => Ok(Element::Exact(dtype)),
-                Err(_) => {
-                    let known = DType::ALL.iter().map(|dtype| dtype.name()).chain(["float", "int", "any"]);
-                    let mut error = Diagnostic::error("E0110", format!("there is no element type `{other}`"))
-                        .at(name.span, "not a dtype");
-                    if let Some(close) = closest(other, known) {
-                        error = error.help(format!("did you mean `{close}`?"));
-                    }
-                    Err(self.fail(error))
-                }
-            },
-        }
-    }
-
-    /// The dtype that an element type stands for in this frame, `or` the dtype that a free class is taken to be.
-    pub(crate) fn element_dtype(&mut self, name: &Ident, or: Option<DType>) -> Checked<DType> {
-        let element = self.element(name)?;
-        if let Element::Exact(dtype) = element {
-            return Ok(dtype);
-        }
-        if let Some((dtype, _)) = self.frame().classes.get(&name.name) {
-            return Ok(*dtype);
-        }
-        let dtype = or.unwrap_or(if element == Element::Int { DType::I32 } else { DType::F32 });
-        self.frame_mut().classes.insert(name.name.clone(), (dtype, None));
-        Ok(dtype)
-    }
-
-    fn match_element(&mut self, name: &Ident, dtype: DType, site: &Site) -> Checked<()> {
-        let element = self.element(name)?;
-        let fits = match element {
-            Element::Exact(exact) => exact == dtype,
-            Element::Float => dtype.is_float(),
-            Element::Int => dtype.is_integer(),
-            Element::Any => true,
-        };
-        let wanted = match element {
-            Element::Exact(exact) => exact.to_string(),
-            Element::Float => "a floating-point dtype".into(),
-            Element::Int => "an integer dtype".into(),
-            Element::Any => "any dtype".into(),
-        };
-        if !fits {
-            let text = self.program.sources.text(site.span).to_string();
-            let to = if let Element::Exact(exact) = element {
-                exact.name()
-            } else if element == Element::Int {
-                "i32"
-            } else {
-                "f32"
-            };
-            let error = Diagnostic::error("E0301", format!("{} must have {wanted}, not {dtype}", site.what))
-                .at(site.span, format!("this has dtype {dtype}"))
-                .label(site.ty, format!("{wanted} is asked for here"))
-                .help(format!("write `convert({text}, {to})`"));
-            return Err(self.fail(error));
-        }
-        if let Element::Exact(_) = element {
-            return Ok(());
-        }
-        match self.frame().classes.get(&name.name) {
-            Some((first, origin)) if *first != dtype => {
-                let (first, origin) = (*first, *origin);
-                let mut error =
-                    Diagnostic::error("E0301", format!("{} must have dtype {first}, not {dtype}", site.what))
-                        .at(site.span, format!("this has dtype {dtype}"));
-                if let Some(origin) = origin {
-                    error = error.label(origin, format!("`{}` is {first} because of this", name.name));
-                }
-                Err(self.fail(error))
-            }
-            Some(_) => Ok(()),
-            None => {
-                self.frame_mut().classes.insert(name.name.clone(), (dtype, Some(site.span)));
-                Ok(())
-            }
-        }
-    }
-
     /// Matches a tensor with `element[dims]` in the current frame: names of dims that are free are bound, others must have
     /// the same size. Gives what is known of the dims inside.
     pub(crate) fn match_tensor(
@@ -529,100 +427,6 @@ impl Elaborator<'_> {
         infos.resize(rank, unnamed);
         infos
     }
-
-    /// A static value against its written type. Integers become floats, numbers constant functions.
-    pub(crate) fn check_static(
-        &mut self,
-        ty: &TypeExpr,
-        value: Value,
-        span: Span,
-        what: &str,
-    ) -> Checked<Value> {
-        let TypeKind::Name(name) = &ty.kind else {
-            return self.check_structure(ty, value, span, what);
-        };
-        let fits = match (&*name.name, &value) {
-            ("int", Value::Int(_)) | ("float", Value::Float(_)) | ("bool", Value::Bool(_)) => true,
-            ("str", Value::Str(_)) | ("fn", Value::Function(_)) | ("list", Value::List(_)) => true,
-            ("dtype", Value::DType(_)) | ("axis", Value::Axis(_)) | ("init", Value::Initializer(_)) => true,
-            ("record", Value::Record(_)) => true,
-            ("dims", Value::List(values)) => values.iter().all(|value| matches!(value, Value::Int(_))),
-            ("float", Value::Int(_)) => return Ok(Value::Float(self.float(&value, span)?)),
-            ("axis", Value::Int(_)) => {
-                let index = value.as_int().map(super::value::AxisRef::Index);
-                match index {
-                    Some(index) => return Ok(Value::Axis(index)),
-                    None => false,
-                }
-            }
-            ("fn", Value::Int(_) | Value::Float(_)) => {
-                return Ok(Value::Function(Callable::Constant(self.float(&value, span)?)));
-            }
-            (other, _) if !is_static_type(other) => {
-                let known = DType::ALL.iter().map(|dtype| dtype.name()).chain(STATIC_TYPES);
-                let mut error = Diagnostic::error("E0110", format!("there is no type `{other}`"))
-                    .at(name.span, "not a type");
-                if let Some(close) = closest(other, known) {
-                    error = error.help(format!("did you mean `{close}`?"));
-                }
-                return Err(self.fail(error));
-            }
-            (_, _) => false,
-        };
-        if fits {
-            return Ok(value);
-        }
-        let mut error = Diagnostic::error(
-            "E0303",
-            format!("{what} must be {} `{}`, not {}", article(&name.name), name.name, value.describe()),
-        )
-        .at(span, format!("this is {}", value.describe()))
-        .label(ty.span, "the type asked for");
-        if let Value::Tensor(_) = value {
-            error = error
-                .help("static values are known when compiling; a tensor is known only when the model runs");
-        }
-        Err(self.fail(error))
-    }
-
-    fn check_structure(&mut self, ty: &TypeExpr, value: Value, span: Span, what: &str) -> Checked<Value> {
-        match (&ty.kind, value) {
-            (TypeKind::List(types), Value::List(values)) if types.len() == values.len() => {
-                let parts: Vec<_> = types
-                    .iter()
-                    .zip(values.iter())
-                    .map(|(ty, value)| self.check_static(ty, value.clone(), span, what))
-                    .collect();
-                Ok(Value::List(parts.into_iter().collect::<Checked<_>>()?))
-            }
-            (TypeKind::Error, _) => Err(Reported),
-            (_, value) => {
-                let message = format!("{what} does not have the type that is written");
-                let error = Diagnostic::error("E0303", message)
-                    .at(span, format!("this is {}", value.describe()))
-                    .label(ty.span, "the type asked for");
-                Err(self.fail(error))
-            }
-        }
-    }
-
-    /// A literal where a tensor of rank 0 or of known shape is asked for.
-    pub(crate) fn literal_as(
-        &mut self,
-        element: &Ident,
-        dims: &[DimExpr],
-        value: &Value,
-        span: Span,
-    ) -> Checked<Tensor> {
-        let dtype = self.element_dtype(element, None)?;
-        let scalar = self.literal(value, dtype, span)?;
-        if dims.is_empty() || dims.iter().all(|dim| matches!(dim, DimExpr::Rest(_))) {
-            return Ok(scalar);
-        }
-        let (shape, infos) = self.shape_of(dims)?;
-        let ty = TensorType { dtype, shape };
-        self.expand(&scalar, &ty.shape, infos, span)
-    }
 }
 
 /// Says what may be done when one of two sizes is open.
@@ -636,15 +440,6 @@ fn with_free_help(error: Diagnostic, a: &Dim, b: &Dim) -> Diagnostic {
         )),
         (None, None) => error,
     }
-}
-
-/// Whether a type's name is that of static values.
-pub(crate) fn is_static_type(name: &str) -> bool {
-    STATIC_TYPES.contains(&name) || ["init", "record"].contains(&name)
-}
-
-fn article(name: &str) -> &'static str {
-    if name.starts_with(['a', 'i']) { "an" } else { "a" }
 }
 
 /// Every name in a size.

@@ -1,7 +1,8 @@
 //! Calls: arguments to parameters, the frame of the callee, scopes, and results.
 
-use super::annotation::{Deferred, Site, is_static_type};
+use super::annotation::{Deferred, Site};
 use super::frame::{DimBinding, Frame, Var, VarKind};
+use super::kinds::is_static_type;
 use super::value::{Callable, DataField, DimInfo, Tensor, Value};
 use super::{CALLS_MAX, Checked, Elaborator, Reported};
 use crate::modules::{ModuleId, closest};
@@ -286,6 +287,7 @@ impl Elaborator<'_> {
     }
 
     pub(crate) fn run_body(&mut self, function: &Arc<Function>, span: Span) -> Checked<Value> {
+        self.reached.insert(function.span);
         let value = self.block(&function.body)?;
         match &function.result {
             Some(ty) => self.check_result(ty, value, function, span),

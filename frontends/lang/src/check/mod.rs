@@ -5,17 +5,21 @@
 //! stays silent, so several independent mistakes show in one run.
 
 pub(crate) mod annotation;
+mod arithmetic;
 mod assign;
 mod block;
 pub(crate) mod builtins;
 pub(crate) mod call;
+mod element;
 mod emit;
 mod expression;
 pub(crate) mod frame;
 mod index;
+mod kinds;
 mod operators;
 mod parameters;
 mod scan;
+mod sketch;
 pub(crate) mod value;
 mod while_loop;
 
@@ -87,6 +91,8 @@ pub(crate) struct Elaborator<'p> {
     /// The step counter's input node, when something random or scheduled asked for it.
     pub(crate) step: Option<Tensor>,
     pub(crate) random_calls: BTreeMap<String, usize>,
+    /// The functions that were run.
+    pub(crate) reached: BTreeSet<Span>,
     pub(crate) turns: usize,
     pub(crate) span: Option<Span>,
 }
@@ -114,6 +120,7 @@ impl<'p> Elaborator<'p> {
             data: IndexMap::new(),
             step: None,
             random_calls: BTreeMap::new(),
+            reached: BTreeSet::new(),
             turns: 0,
             span: None,
         }

@@ -205,22 +205,32 @@ fn sizes_at_the_edge_are_errors_and_no_panic() {
 
 #[test]
 fn long_programs_do_not_exhaust_the_stack() {
-    let calls: String = (0..99)
-        .map(|i| {
-            format!("fn f{i}(x: float[n]) -> float[n] {{ if true {{ f{}(-(-x)) }} else {{ x }} }}\n", i + 1)
-        })
-        .collect();
-    let deep = format!("-({}x{})", "(".repeat(140), ")".repeat(140));
-    let text = format!(
-        "{calls}fn f99(x: float[n]) -> float[n] {{ {deep} }}\nmodel M(x: f32[b]) -> f32[b] {{ f1(x) }}\n"
-    );
-    assert_eq!(survive(&text), 0);
+    // As many calls within calls as there may be, each at the bottom of an expression as deep as there may be.
+    for (open, close, deep) in [
+        ("-", "", 150),
+        ("if true { ", " } else { x }", 50),
+        ("[", "][0]", 70),
+        ("scope a { ", " }", 70),
+        ("identity(", ")", 70),
+        ("(x + ", ")", 70),
+    ] {
+        let nest = |inner: String| format!("{}{inner}{}", open.repeat(deep), close.repeat(deep));
+        let calls: String = (0..95)
+            .map(|i| {
+                format!("layer f{i}(x: float[n]) -> float[n] {{ {} }}\n", nest(format!("f{}(x)", i + 1)))
+            })
+            .collect();
+        let text = format!(
+            "{calls}fn f95(x: float[n]) -> float[n] {{ x }}\nmodel M(x: f32[b]) -> f32[b] {{ f0(x) }}\n"
+        );
+        assert_eq!(survive(&text), 0, "{open}");
+    }
     let wide = format!("model M(x: f32[b]) -> f32[b] {{\n{}    x\n}}\n", "    let x = x + 1\n".repeat(5000));
     assert_eq!(survive(&wide), 0);
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(std::env::var("THALWEG_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
     #[test]
     fn changed_programs_never_panic(which in 0..PROGRAMS.len(), changes in proptest::collection::vec(change(), 1..4)) {
         survive(&changed(PROGRAMS[which], &changes));

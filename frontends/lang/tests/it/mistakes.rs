@@ -58,6 +58,8 @@ fn cases() -> Vec<(&'static str, Vec<String>)> {
                 body("    abs(x, y: 1)"),
                 body("    abs()"),
                 body("    abs(x, x)"),
+                // Nothing uses these functions.
+                "fn lonely(x: float[..s, n], m: int) -> float[..s, m] { rleu(x @ zeros([n, m])) }\nlayer odd(x: f32[n, 3]) -> f32[n, 3] {\n    param w: f32[m, k] = init.zeros()\n    lonly(x, 2)\n}\nmodel Net(x: f32[n]) -> f32[n] { x }\n".into(),
             ],
         ),
         (
@@ -159,6 +161,14 @@ fn settings_that_do_not_fit_are_explained() {
 fn good_programs_have_no_mistakes() {
     assert_eq!(diagnose(&train(GOOD_FIELDS), &[]).1, "");
     assert_eq!(diagnose(&body("    nn.linear(x, 10)"), &[]).1, "");
+    // What the library needs only sometimes is good by itself too.
+    for text in [
+        include_str!("../../std/nn.tw"),
+        include_str!("../../std/optim.tw"),
+        include_str!("../../std/prelude.tw"),
+    ] {
+        assert_eq!(diagnose(text, &[]).1, "");
+    }
 }
 
 /// Every code in the sources of the crate is produced by some program here.
