@@ -23,20 +23,21 @@ struct Case {
     environment: Environment,
 }
 
-/// The training step of an example with small sizes and fixed inputs.
-fn case(file: &str, settings: &[(&str, &str)], bindings: &[(&str, usize)]) -> Case {
+/// The training step of an example with fixed inputs, made small by other texts for some of its own.
+fn case(file: &str, smaller: &[(&str, &str)], bindings: &[(&str, usize)]) -> Case {
     let path = format!("{}/../examples/{file}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).expect("examples are part of the repository");
+    let mut text = std::fs::read_to_string(&path).expect("examples are part of the repository");
+    for (from, to) in smaller {
+        assert!(text.contains(from), "{file} has no `{from}`");
+        text = text.replace(from, to);
+    }
     let (program, errors) = Program::parse(file, &text);
     assert!(errors.is_empty(), "{errors:?}");
-    let settings: Settings =
-        settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let name = program.trains().remove(0);
-    let train = program.elaborate_train(&name, &settings).unwrap_or_else(|errors| panic!("{errors:?}"));
-    let bindings: Bindings = bindings
-        .iter()
-        .map(|(name, value)| (thalweg_base::Symbol::new(name), Dim::from(*value)))
-        .collect();
+    let train =
+        program.elaborate_train(&name, &Settings::new()).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let bindings: Bindings =
+        bindings.iter().map(|(name, value)| (thalweg_base::Symbol::new(name), Dim::from(*value))).collect();
     let graph = train.step.substitute(&bindings);
     assert!(graph.symbols().is_empty(), "{file}: {:?} are not bound", graph.symbols());
     let mut environment = Environment::new();
@@ -91,8 +92,8 @@ fn device_options(devices: usize, strategy: thalweg_partition::Strategy) -> Opti
     Options { mesh, strategy, ..Options::for_device(device) }
 }
 
-fn check(file: &str, settings: &[(&str, &str)], bindings: &[(&str, usize)]) {
-    let case = case(file, settings, bindings);
+fn check(file: &str, smaller: &[(&str, &str)]) {
+    let case = case(file, smaller, &[("batch", 4), ("seq", 6)]);
     let expected = evaluate(&case.graph, &case.environment).expect("every leaf has a value");
     let data = thalweg_partition::Strategy::data;
     let tensor = thalweg_partition::Strategy::tensor;
@@ -115,26 +116,34 @@ fn check(file: &str, settings: &[(&str, &str)], bindings: &[(&str, usize)]) {
 
 #[test]
 fn digits() {
-    check("digits.tw", &[("width", "16"), ("batch", "8")], &[]);
+    check("digits.tw", &[("width = 128", "width = 16")]);
 }
 
 #[test]
 fn fashion() {
-    check("fashion_mnist.tw", &[("width", "2"), ("batch", "4")], &[]);
+    check("fashion_mnist.tw", &[("width = 32", "width = 2")]);
 }
 
 #[test]
 fn lstm() {
-    check("models/lstm.tw", &[("hidden", "8"), ("batch", "4"), ("vocab", "12")], &[]);
+    check(
+        "models/lstm.tw",
+        &[("hidden = 64", "hidden = 8"), ("int = 128", "int = 12"), ("window: 64", "window: 6")],
+    );
 }
 
 #[test]
 fn residual_network() {
-    check("models/resnet.tw", &[("width", "2"), ("batch", "4")], &[]);
+    check("models/resnet.tw", &[("width: int = 16", "width: int = 2"), ("3, 32, 32", "3, 8, 8")]);
 }
 
 #[test]
 fn transformer() {
-    let settings = [("d", "16"), ("heads", "2"), ("layers", "1"), ("vocab", "12"), ("batch", "4")];
-    check("models/transformer.tw", &settings, &[]);
+    let smaller = [
+        ("d: int = 64", "d: int = 16"),
+        ("heads: int = 4", "heads: int = 2"),
+        ("int = 128", "int = 12"),
+        ("window: 64", "window: 6"),
+    ];
+    check("models/transformer.tw", &smaller);
 }

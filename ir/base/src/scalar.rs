@@ -4,7 +4,10 @@ use crate::DType;
 use serde::{Deserialize, Serialize};
 
 /// A value of any dtype: floats as `f64`, integers and truth values (0, 1) as `i64`.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+///
+/// Equality, order and hash are those of the bits, so that a NaN equals itself, 0 differs from -0, and a value can be
+/// part of a key.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Scalar {
     /// The value of a floating-point element.
     Float(f64),
@@ -13,6 +16,13 @@ pub enum Scalar {
 }
 
 impl Scalar {
+    fn key(self) -> (bool, u64) {
+        match self {
+            Scalar::Float(value) => (true, value.to_bits()),
+            Scalar::Int(value) => (false, value as u64),
+        }
+    }
+
     /// The value as a float, converting integers.
     pub fn to_f64(self) -> f64 {
         match self {
@@ -59,6 +69,32 @@ impl Scalar {
     /// 1 in the kind of `dtype`.
     pub fn one(dtype: DType) -> Scalar {
         Scalar::Float(1.0).convert(dtype)
+    }
+}
+
+impl PartialEq for Scalar {
+    fn eq(&self, other: &Scalar) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Scalar {}
+
+impl PartialOrd for Scalar {
+    fn partial_cmp(&self, other: &Scalar) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scalar {
+    fn cmp(&self, other: &Scalar) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl std::hash::Hash for Scalar {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
     }
 }
 
