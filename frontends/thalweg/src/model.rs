@@ -1,0 +1,196 @@
+//! Models: a program that has been read, what it needs and gives, and the ways from it to something that runs.
+
+use crate::devices::{Devices, Split};
+use crate::error::{Diagnostics, Error, Result};
+use crate::session::Session;
+use crate::signature::Signature;
+use crate::trainer::{TrainOptions, Trainer};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thalweg_base::Bindings;
+use thalweg_driver::{Options, Report, Stage};
+use thalweg_lang::{ModelGraph, Program, Settings, TrainProgram};
+use thalweg_plan::Plan;
+use thalweg_tensor::Graph;
+
+/// How a model is compiled and begun.
+#[derive(Clone, Debug, Default)]
+pub struct CompileOptions {
+    /// Which model of the file; may be absent when the file has just one.
+    pub model: Option<String>,
+    /// Values for constants, static parameters and sizes, by name.
+    pub settings: Settings,
+    /// Where to run.
+    pub devices: Devices,
+    /// How work is split over several devices.
+    pub split: Split,
+    /// The seed of first values of parameters.
+    pub seed: u64,
+    /// Whether the graph is left as it is written, without the rewriting that makes it faster.
+    pub no_rewrite: bool,
+    /// Whether every pass of the compiler is verified, which takes time. Always so in debug builds.
+    pub verify: bool,
+}
+
+impl CompileOptions {
+    pub(crate) fn driver(&self) -> Options {
+        let mut options = Options::for_device(self.devices.describe());
+        options.mesh = self.devices.mesh(self.split);
+        options.strategy = self.split.strategy();
+        if self.no_rewrite {
+            options.rewrite = None;
+        }
+        options.verify |= self.verify;
+        options
+    }
+}
+
+/// A program with its models and `train` blocks.
+///
+/// ```
+/// use thalweg::{CompileOptions, Model};
+/// let model = Model::from_source("double.tw", "model Double(x: f32[n]) -> f32[n] { x + x }")?;
+/// let session = model.compile(&CompileOptions::default())?;
+/// let outputs = session.run(&[("x", ndarray::array![1f32, 2., 3.].into())])?;
+/// assert_eq!(outputs.array::<f32>("output")?, ndarray::array![2f32, 4., 6.].into_dyn());
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Model {
+    program: Arc<Program>,
+    folder: PathBuf,
+}
+
+impl Model {
+    /// Reads a program from a text; `name` is what messages call it. It may use no other files; those of data are looked for
+    /// in the working directory. Fails with all mistakes of syntax.
+    pub fn from_source(name: &str, text: &str) -> Result<Model> {
+        Model::read(name, text, PathBuf::from("."), &|_| None)
+    }
+
+    /// Reads a program from a file, with the files that it uses. Fails when the file cannot be read, and with all mistakes of
+    /// syntax.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Model> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "this is not UTF-8 text"))?;
+        let folder = path.parent().map_or(PathBuf::new(), Path::to_path_buf);
+        let load = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        Model::read(&path.to_string_lossy(), &text, folder.clone(), &load)
+    }
+
+    fn read(name: &str, text: &str, folder: PathBuf, load: &dyn Fn(&str) -> Option<String>) -> Result<Model> {
+        let (program, errors) = Program::load(name, text, load);
+        match errors.is_empty() {
+            true => Ok(Model { program: Arc::new(program), folder }),
+            false => Err(Error::Program(Diagnostics::new(errors, program.sources()))),
+        }
+    }
+
+    /// Checks every model and `train` block: dtypes, shapes, names, all at once.
+    pub fn check(&self, settings: &Settings) -> Result<()> {
+        let found = self.program.check(settings);
+        match found.is_empty() {
+            true => Ok(()),
+            false => Err(self.diagnostics(found)),
+        }
+    }
+
+    /// The names of the models, in the order of the file.
+    pub fn models(&self) -> Vec<String> {
+        self.program.models()
+    }
+
+    /// The names of the models that there is a `train` block for, in the order of the file.
+    pub fn trains(&self) -> Vec<String> {
+        self.program.trains()
+    }
+
+    /// What a model takes, keeps and gives. Sizes that are open are symbols.
+    pub fn signature(&self, options: &CompileOptions) -> Result<Signature> {
+        let name = self.model_name(options.model.as_deref())?;
+        let model = self.graph(options)?;
+        Ok(Signature::of_graph(&model.graph, &name, &model.doc))
+    }
+
+    /// The graph of a model, before anything is done to it.
+    pub fn graph(&self, options: &CompileOptions) -> Result<ModelGraph> {
+        let name = self.model_name(options.model.as_deref())?;
+        self.program.elaborate_model(&name, &options.settings).map_err(|found| self.diagnostics(found))
+    }
+
+    /// The graphs of a `train` block, before anything is done to them. `name` may be absent when the file has just one.
+    pub fn train_program(&self, name: Option<&str>, settings: &Settings) -> Result<TrainProgram> {
+        let name = one_of(&self.trains(), name, "`train` block")?;
+        self.program.elaborate_train(&name, settings).map_err(|found| self.diagnostics(found))
+    }
+
+    /// Makes a model ready to run. A plan is made at the first call for each set of sizes, and kept.
+    pub fn compile(&self, options: &CompileOptions) -> Result<Session> {
+        let name = self.model_name(options.model.as_deref())?;
+        let model = self.graph(options)?;
+        let signature = Signature::of_graph(&model.graph, &name, &model.doc);
+        Ok(Session::of_graph(model.graph, signature, options))
+    }
+
+    /// Makes a training ready: reads the data, compiles the step, gives parameters their first values.
+    pub fn trainer(&self, options: &TrainOptions) -> Result<Trainer> {
+        Trainer::new(self, options)
+    }
+
+    /// A plan for a model whose sizes all have values, and how it was made.
+    pub fn plan(&self, options: &CompileOptions) -> Result<(Plan, Report)> {
+        let model = self.graph(options)?;
+        let compiled = thalweg_driver::compile(&model.graph, &Bindings::new(), &options.driver())?;
+        Ok((compiled.plan, compiled.report))
+    }
+
+    /// The text of a graph at a stage of compilation. `bindings` are values of its symbols, needed by all stages but the first.
+    pub fn dump(graph: &Graph, bindings: &Bindings, options: &CompileOptions, stage: Stage) -> Result<String> {
+        Ok(thalweg_driver::dump(graph, bindings, &options.driver(), stage)?)
+    }
+
+    /// A place in a source, as `file:line:column`.
+    pub fn location(&self, span: thalweg_base::Span) -> String {
+        self.program.sources().location(span)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn model_name(&self, name: Option<&str>) -> Result<String> {
+        one_of(&self.models(), name, "model")
+    }
+
+    fn diagnostics(&self, list: Vec<thalweg_base::Diagnostic>) -> Error {
+        Error::Program(Diagnostics::new(list, self.program.sources()))
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("models", &self.models()).field("trains", &self.trains()).finish()
+    }
+}
+
+/// The name that is asked for, or the only one. A name that is not there is left to the checker, which knows similar ones.
+fn one_of(names: &[String], name: Option<&str>, what: &str) -> Result<String> {
+    match (name, names) {
+        (Some(name), _) => Ok(name.to_string()),
+        (None, [only]) => Ok(only.clone()),
+        (None, []) => Err(Error::Option(format!("the file has no {what}"))),
+        (None, several) => {
+            Err(Error::Option(format!("the file has more than one {what}; choose one of {}", several.join(", "))))
+        }
+    }
+}
+
+/// A program's text in the language's one layout. Fails with all mistakes of syntax; `name` is what messages call it.
+pub fn format(name: &str, text: &str) -> Result<String> {
+    thalweg_lang::format_source(text).map_err(|found| {
+        let mut sources = thalweg_base::SourceMap::default();
+        sources.add(name, text);
+        Error::Program(Diagnostics::new(found, &sources))
+    })
+}
