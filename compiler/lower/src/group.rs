@@ -218,7 +218,8 @@ fn choose_stored(graph: &Graph, classes: &[Class], live: &[bool]) -> Vec<bool> {
         let movement = own == 0.0;
         let shared = using.len() > 1 && total >= SHARED_COST && !movement;
         if expanded || shared || total >= EXPRESSION_COST_MAX {
-            stored[id.index()] = true;
+            // A reshape is never stored itself: it is another shape over the memory of what it reshapes.
+            stored[dense_base(graph, id).index()] = true;
         } else {
             cost[id.index()] = total;
         }
