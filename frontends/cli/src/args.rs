@@ -1,0 +1,409 @@
+//! The arguments of all commands.
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use std::path::PathBuf;
+use thalweg::{CompileOptions, Devices, Split, Stage};
+
+const EXAMPLES: &str = "\
+Examples:
+  thalweg check net.tw                                all mistakes at once
+  thalweg train examples/digits.tw                    train, and test on rows held out
+  thalweg train net.tw --out run --devices cpu:4      keep weights, metrics and checkpoints in `run`
+  thalweg train net.tw --out run --resume             go on where it was stopped
+  thalweg run net.tw --weights run/weights.safetensors --input x=x.npy -o y.npy
+  thalweg compile net.tw --set batch=4 -o net.plan && thalweg run net.plan --input x=x.npy
+  thalweg dump net.tw --set batch=4 --stage kernel    what the compiler made of it
+  thalweg view net.tw -o net.svg                      a picture of the graph
+
+Exit codes:
+  0    done
+  1    the program has mistakes; they are shown with their places
+  2    the command line cannot be understood
+  3    it cannot be done: a file, the data, the devices or the memory
+  130  interrupted (Ctrl-C); with --out, a checkpoint was written first";
+
+/// Compiles, trains and runs models written in the .tw language.
+#[derive(Parser, Debug)]
+#[command(name = "thalweg", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(max_term_width = 100, subcommand_required = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print for people, or as JSON.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// When to use colour; by itself on a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+}
+
+/// How results are printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object on standard output.
+    Json,
+}
+
+/// When text is coloured.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What can be done.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Check a program and show what its models take and give
+    #[command(after_help = "Example:\n  thalweg check net.tw --set width=256 --format json")]
+    Check(CheckArgs),
+    /// Run a model, or a plan, on arrays in .npy files
+    #[command(
+        after_help = "Examples:\n  thalweg run net.tw --weights w.safetensors --input x=x.npy -o y.npy\n  \
+        thalweg run net.plan --input x=x.npy --format json\n  \
+        thalweg run decode.tw --input token=t.npy --input at=5"
+    )]
+    Run(RunArgs),
+    /// Train a model on data
+    #[command(
+        after_help = "Examples:\n  thalweg train examples/digits.tw\n  \
+        thalweg train net.tw --out run --steps 1000 --set batch=128 --devices cpu:4\n  \
+        thalweg train net.tw --out run --resume\n  thalweg train net.tw --format json | jq .accuracy"
+    )]
+    Train(TrainArgs),
+    /// Compile a model to a plan file, which `run` accepts
+    #[command(after_help = "Example:\n  thalweg compile net.tw --set batch=4 -o net.plan")]
+    Compile(CompileArgs),
+    /// Show what the compiler makes of a model, stage by stage
+    #[command(after_help = "Examples:\n  thalweg dump net.tw --stage tensor\n  \
+        thalweg dump net.tw --stage code --set batch=4\n  thalweg dump net.tw --stage gradient")]
+    Dump(DumpArgs),
+    /// Measure how long a model takes
+    #[command(after_help = "Examples:\n  thalweg bench net.tw --set batch=128\n  \
+        thalweg bench net.tw --train --profile\n  thalweg bench net.tw --set batch=1 --format json")]
+    Bench(BenchArgs),
+    /// Show the devices of this machine
+    #[command(after_help = "Example:\n  thalweg devices --measure")]
+    Devices(DevicesArgs),
+    /// Draw a model's graph as DOT or SVG
+    #[command(after_help = "Examples:\n  thalweg view net.tw -o net.svg\n  thalweg view net.tw --train -o net.dot")]
+    View(ViewArgs),
+    /// Lay a program's text out in the one way that all have
+    #[command(after_help = "Examples:\n  thalweg fmt net.tw\n  thalweg fmt --check *.tw")]
+    Fmt(FmtArgs),
+    /// Write a completion script for a shell
+    #[command(after_help = "Example:\n  thalweg completions bash > /etc/bash_completion.d/thalweg")]
+    Completions(CompletionsArgs),
+}
+
+/// A value for something that a program leaves open.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    name: String,
+    value: String,
+}
+
+fn setting(text: &str) -> Result<Setting, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok(Setting { name: name.trim().to_string(), value: value.trim().to_string() })
+        }
+        Some(_) | None => Err("write NAME=VALUE, such as `batch=4`".into()),
+    }
+}
+
+fn devices(text: &str) -> Result<Devices, String> {
+    text.parse().map_err(|error: thalweg::Error| error.to_string())
+}
+
+fn split(text: &str) -> Result<Split, String> {
+    text.parse().map_err(|error: thalweg::Error| error.to_string())
+}
+
+/// What every command that compiles is told.
+#[derive(Args, Clone, Debug)]
+pub struct Build {
+    /// Which model, in a file with several
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// A value for a constant, a static parameter, a size, or a field of the training; may be given often
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub set: Vec<Setting>,
+    /// Where to run: `cpu`, or `cpu:4` for four devices in this process
+    #[arg(long, value_name = "DEVICES", default_value = "cpu", value_parser = devices)]
+    pub devices: Devices,
+    /// Threads of each device; by default they share the processor's
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// How several devices share the work: `data`, `tensor`, or `auto`
+    #[arg(long, value_name = "HOW", default_value = "data", value_parser = split)]
+    pub split: Split,
+    /// Leave the graph as it is written
+    #[arg(long)]
+    pub no_rewrite: bool,
+    /// Verify the result of every pass of the compiler
+    #[arg(long)]
+    pub verify: bool,
+}
+
+impl Build {
+    /// The settings by name; of those given twice the last counts.
+    pub fn settings(&self) -> thalweg::Settings {
+        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
+    }
+
+    /// The devices with the threads asked for.
+    pub fn devices(&self) -> Devices {
+        self.threads.map_or(self.devices, |threads| self.devices.with_threads(threads))
+    }
+
+    /// As the library takes them.
+    pub fn options(&self, seed: u64) -> CompileOptions {
+        CompileOptions {
+            model: self.model.clone(),
+            settings: self.settings(),
+            devices: self.devices(),
+            split: self.split,
+            seed,
+            no_rewrite: self.no_rewrite,
+            verify: self.verify,
+        }
+    }
+}
+
+/// `check`
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The program
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// A value for a constant, a static parameter or a size; may be given often
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub set: Vec<Setting>,
+}
+
+impl CheckArgs {
+    /// The settings by name.
+    pub fn settings(&self) -> thalweg::Settings {
+        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
+    }
+}
+
+/// An input and where its value comes from.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// The name of the input.
+    pub name: String,
+    /// A `.npy` file, or a number.
+    pub value: String,
+}
+
+fn input(text: &str) -> Result<Input, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok(Input { name: name.to_string(), value: value.to_string() })
+        }
+        Some(_) | None => Err("write NAME=FILE.npy, such as `x=x.npy`".into()),
+    }
+}
+
+/// `run`
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The program, or a plan that `compile` made
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Parameters and states, as `train` writes them; without, parameters have their first values
+    #[arg(long, value_name = "FILE.safetensors", value_hint = ValueHint::FilePath)]
+    pub weights: Option<PathBuf>,
+    /// An input: a .npy file, or a number for a scalar; may be given often
+    #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = input)]
+    pub inputs: Vec<Input>,
+    /// The seed of first values
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Write the output to this file; of several outputs, each to FILE with its name before the ending
+    #[arg(short, long, value_name = "FILE.npy", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub build: Build,
+}
+
+/// `train`
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// The program
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Stop after so many steps; schedules still run over all steps of the program (see `--set steps=N`)
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// The seed of first values, of the order of the data and of random numbers
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Keep weights.safetensors, metrics.jsonl and checkpoints in this folder
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Go on from the latest checkpoint in the folder of --out
+    #[arg(long, requires = "out")]
+    pub resume: bool,
+    /// Steps between checkpoints; by default one epoch, and at most a minute
+    #[arg(long, value_name = "N", requires = "out", value_parser = clap::value_parser!(u64).range(1..))]
+    pub checkpoint_every: Option<u64>,
+    /// Begin with these parameters
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "resume", value_hint = ValueHint::FilePath)]
+    pub weights: Option<PathBuf>,
+    #[command(flatten)]
+    pub build: Build,
+}
+
+/// `compile`
+#[derive(Args, Debug)]
+pub struct CompileArgs {
+    /// The program
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// The plan file to write; by default the program's name with the ending .plan
+    #[arg(short, long, value_name = "FILE.plan", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub build: Build,
+}
+
+fn stage(text: &str) -> Result<DumpStage, String> {
+    match text {
+        "gradient" => Ok(DumpStage::Gradient),
+        _ => text.parse().map(DumpStage::Of).map_err(|_| {
+            "stages are tensor, gradient, rewritten, partitioned, kernel, code and plan".to_string()
+        }),
+    }
+}
+
+/// What `dump` shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DumpStage {
+    /// The step of the training, as differentiated.
+    Gradient,
+    /// A stage of the compiler.
+    Of(Stage),
+}
+
+/// `dump`
+#[derive(Args, Debug)]
+pub struct DumpArgs {
+    /// The program
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// tensor, gradient, rewritten, partitioned, kernel, code or plan
+    #[arg(long, value_name = "STAGE", value_parser = stage)]
+    pub stage: DumpStage,
+    /// Show the training step instead of the model; `gradient` always does
+    #[arg(long)]
+    pub train: bool,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub build: Build,
+}
+
+/// `bench`
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// The program
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Measure steps of the training instead of calls of the model
+    #[arg(long)]
+    pub train: bool,
+    /// Runs to measure, at least
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+    /// Seconds to measure, at least
+    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Runs before measuring
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub warm_up: u64,
+    /// Tell how long each step of the plan takes
+    #[arg(long)]
+    pub profile: bool,
+    /// Parameters and states
+    #[arg(long, value_name = "FILE.safetensors", value_hint = ValueHint::FilePath)]
+    pub weights: Option<PathBuf>,
+    /// An input instead of random numbers: a .npy file, or a number for a scalar; may be given often
+    #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = input)]
+    pub inputs: Vec<Input>,
+    /// Random integers of inputs are below this
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub integers: u64,
+    /// The seed of first values and of inputs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub build: Build,
+}
+
+/// `devices`
+#[derive(Args, Debug)]
+pub struct DevicesArgs {
+    /// Measure rates instead of estimating them; takes about a tenth of a second
+    #[arg(long)]
+    pub measure: bool,
+    /// Which devices
+    #[arg(long, value_name = "DEVICES", default_value = "cpu", value_parser = devices)]
+    pub devices: Devices,
+}
+
+/// `view`
+#[derive(Args, Debug)]
+pub struct ViewArgs {
+    /// The program
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// The picture to write; its ending, .svg or .dot, says which kind
+    #[arg(short, long, value_name = "FILE.svg|FILE.dot", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// Draw the training step instead of the model
+    #[arg(long)]
+    pub train: bool,
+    /// Which model, in a file with several
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// A value for a constant, a static parameter or a size; may be given often
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub set: Vec<Setting>,
+}
+
+impl ViewArgs {
+    /// The settings by name.
+    pub fn settings(&self) -> thalweg::Settings {
+        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
+    }
+}
+
+/// `fmt`
+#[derive(Args, Debug)]
+pub struct FmtArgs {
+    /// The programs
+    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// Change nothing; fail when a file is laid out otherwise
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `completions`
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}

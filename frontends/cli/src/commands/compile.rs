@@ -1,0 +1,24 @@
+//! `compile`: a plan file.
+
+use crate::Ended;
+use crate::args::CompileArgs;
+use crate::output::{Output, bytes, memory};
+use anyhow::Result;
+use serde_json::json;
+use thalweg::Model;
+
+pub fn run(args: &CompileArgs, output: &Output) -> Result<Ended> {
+    let model = Model::from_file(&args.file)?;
+    let (plan, report) = model.plan(&args.build.options(0))?;
+    let path = args.output.clone().unwrap_or_else(|| args.file.with_extension("plan"));
+    thalweg::save_plan(&path, &plan)?;
+    let file_bytes = std::fs::metadata(&path).map_or(0, |data| data.len() as usize);
+    output.line(report.to_string())?;
+    output.line(memory(plan.arena_bytes_max(), plan.devices()))?;
+    output.line(format!("plan of {} -> {}", bytes(file_bytes), path.display()))?;
+    output.object(&json!({
+        "file": path, "bytes": file_bytes, "key": plan.key, "target": plan.target, "devices": plan.devices(),
+        "arena_bytes": plan.arena_bytes_max(), "report": report,
+    }))?;
+    Ok(Ended::Done)
+}
