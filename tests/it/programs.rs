@@ -121,7 +121,12 @@ fn digits() {
 
 #[test]
 fn fashion() {
-    check("fashion_mnist.tw", &[("width = 32", "width = 2")]);
+    check("fashion_mnist.tw", &[("width = 256", "width = 12"), ("28, 28", "4, 4")]);
+}
+
+#[test]
+fn convolutions() {
+    check("models/fashion_cnn.tw", &[("width = 32", "width = 2")]);
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! Rewrites that only lowering wants: reductions with too few results are split so that threads can share them, and an
-//! exchange of pieces becomes an exchange of contiguous blocks.
+//! Rewrites that only lowering wants: reductions with too few results are split so that threads can share them, windows
+//! that lie side by side are folded by moving alone, and an exchange of pieces becomes an exchange of contiguous blocks.
 //!
 //! Assumes a graph without symbols; keeps its meaning up to the order of sums. It stands first, because grouping sees
 //! the split reductions as what they are.
 
-use thalweg_base::{DType, Dim};
-use thalweg_tensor::ops::{Collective, CollectiveKind, Reduce};
+use thalweg_base::{DType, Dim, Scalar};
+use thalweg_tensor::ops::{Collective, CollectiveKind, Fold, PadDim, Reduce, Window};
 use thalweg_tensor::{Graph, Node, NodeId, Op};
 
 /// Elements from which a reduction is worth splitting: below, one thread takes a few microseconds.
@@ -26,6 +26,8 @@ pub(crate) fn prepare(graph: &Graph) -> Graph {
         result.current_span = node.span;
         let done = if let Op::Reduce(op) = &node.op {
             split_reduction(&mut result, op, operands[0])
+        } else if let Op::Fold(op) = &node.op {
+            fold_side_by_side(&mut result, op, operands[0])
         } else if let Op::Collective(op) = &node.op {
             exchange_blocks(&mut result, op, operands[0])
         } else {
@@ -71,6 +73,40 @@ fn split_reduction(graph: &mut Graph, op: &Reduce, x: NodeId) -> Option<NodeId> 
     let partial = graph.reduce(op.function, split, &dims);
     let at = (0..dim).filter(|own| !op.dims.contains(own)).count();
     Some(graph.reduce(op.function, partial, &[at]))
+}
+
+/// A fold of windows that neither overlap nor leave gaps: each position is in one window, so the windows' dims only move
+/// next to the dims they came from.
+fn fold_side_by_side(graph: &mut Graph, op: &Fold, x: NodeId) -> Option<NodeId> {
+    let adjoin = |window: &Window| window.stride == window.size && window.dilation == 1 && window.low == 0;
+    if !op.windows.iter().all(adjoin) {
+        return None;
+    }
+    let shape = graph.ty(x).shape.clone();
+    let rank = shape.len() - op.windows.len();
+    let (mut perm, mut merged, mut pads) = (Vec::new(), Vec::new(), Vec::new());
+    for (dim, count) in shape[..rank].iter().enumerate() {
+        perm.push(dim);
+        let Some(at) = op.windows.iter().position(|window| window.dim == dim) else {
+            merged.push(count.clone());
+            continue;
+        };
+        perm.push(rank + at);
+        let covered = count * &Dim::from(op.windows[at].size);
+        let rest = &op.sizes[at] - &covered;
+        if rest.as_constant() != Some(0) {
+            pads.push(PadDim { dim, low: Dim::default(), high: rest, interior: 0 });
+        }
+        merged.push(covered);
+    }
+    // Padding after the last window may reach beyond the dim: then positions would have to be cut off instead.
+    if pads.iter().any(|pad| pad.high.as_constant().is_none_or(|rest| rest < 0)) {
+        return None;
+    }
+    let moved = graph.transpose(x, &perm);
+    let folded = graph.reshape(moved, &merged);
+    let zero = Scalar::zero(graph.ty(x).dtype);
+    Some(if pads.is_empty() { folded } else { graph.pad(folded, pads, zero) })
 }
 
 /// All-to-all over any dims as one over contiguous blocks: the cut dim's pieces go outermost, and after the exchange the
