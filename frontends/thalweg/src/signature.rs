@@ -130,6 +130,8 @@ impl Signature {
                 }
             }
         }
+        let none = bindings.iter().filter(|(_, value)| value.as_constant() == Some(0));
+        problems.extend(none.map(|(symbol, _)| format!("the size `{symbol}` is 0; it is at least 1")));
         match problems.is_empty() {
             true => Ok(bindings),
             false => Err(Error::Inputs { problems }),

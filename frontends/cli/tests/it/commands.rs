@@ -1,0 +1,160 @@
+//! All commands but `train`.
+
+use super::{Desk, write_npy};
+use std::fs;
+
+#[test]
+fn help_names_commands_examples_and_exit_codes() {
+    let desk = Desk::new();
+    let help = desk.run(&["--help"]);
+    assert_eq!(help.code, 0);
+    insta::assert_snapshot!(help.out);
+    for command in
+        ["check", "run", "train", "compile", "dump", "bench", "devices", "view", "fmt", "completions"]
+    {
+        let help = desk.run(&[command, "--help"]);
+        assert!(help.code == 0 && help.out.contains("Example"), "{command}: {}", help.out);
+    }
+    assert_eq!(desk.run(&[]).code, 2);
+    assert_eq!(desk.run(&["train"]).code, 2);
+    assert_eq!(desk.run(&["run", "net.tw", "--devices", "gpu"]).code, 2);
+    assert_eq!(desk.run(&["run", "net.tw", "--set", "batch"]).code, 2);
+    let nowhere = desk.run(&["check", "nowhere.tw"]);
+    assert_eq!((nowhere.code, nowhere.out.as_str()), (3, ""));
+    assert!(nowhere.error.starts_with("error: cannot read nowhere.tw: "), "{}", nowhere.error);
+}
+
+#[test]
+fn check_shows_signatures_or_mistakes() {
+    let desk = Desk::new();
+    insta::assert_snapshot!(desk.run(&["check", "net.tw"]).out);
+    let object = desk.json(&["check", "net.tw"]);
+    assert_eq!(object["models"][0]["inputs"][0]["shape"], serde_json::json!(["batch", 8]));
+    assert_eq!(object["trains"][0], "Net");
+
+    fs::write(desk.path("wrong.tw"), "model A(x: f32[n, 4]) -> f32[n, 2] {\n    y + x\n}\nmodel B(x: f32[n]) -> f32[m] { z }\n").unwrap();
+    let wrong = desk.run(&["check", "wrong.tw"]);
+    assert_eq!((wrong.code, wrong.out.as_str()), (1, ""));
+    insta::assert_snapshot!(wrong.error);
+    let wrong = desk.run(&["check", "wrong.tw", "--format", "json"]);
+    assert_eq!(wrong.code, 1);
+    let object: serde_json::Value = serde_json::from_str(&wrong.out).unwrap();
+    let found = object["error"]["diagnostics"].as_array().unwrap();
+    assert!(found.len() >= 2 && found.iter().all(|one| one["line"].is_u64() && one["code"].is_string()), "{object}");
+}
+
+#[test]
+fn colour_is_used_when_asked_for_only() {
+    let desk = Desk::new();
+    fs::write(desk.path("wrong.tw"), "model A(x: f32[n]) -> f32[n] { y }\n").unwrap();
+    let escapes = |args: &[&str]| desk.run(args).error.contains("\x1b[");
+    assert!(!escapes(&["check", "wrong.tw"]));
+    assert!(escapes(&["check", "wrong.tw", "--color", "always"]));
+    assert!(!escapes(&["check", "wrong.tw", "--color", "never"]));
+}
+
+#[test]
+fn run_reads_and_writes_arrays() {
+    let desk = Desk::new();
+    write_npy(&desk.path("x.npy"), 4, 8);
+    let ran = desk.run(&["run", "net.tw", "--input", "x=x.npy", "-o", "y.npy", "--seed", "3"]);
+    assert_eq!(ran.code, 0, "{}", ran.error);
+    assert!(ran.error.starts_with("memory: "), "{}", ran.error);
+    assert_eq!(ran.out, "output: f32[4, 3] -> y.npy\n");
+    let y = thalweg::npy::read(desk.path("y.npy")).unwrap();
+    assert_eq!(y.shape(), [4, 3]);
+
+    let object = desk.json(&["run", "net.tw", "--input", "x=x.npy", "--seed", "3"]);
+    let values: Vec<f32> =
+        object["outputs"][0]["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+    assert_eq!(values, y.to_vec::<f32>().unwrap());
+
+    // A plan gives the same, on several devices nearly so.
+    let compiled = desk.run(&["compile", "net.tw", "--set", "batch=4"]);
+    assert_eq!(compiled.code, 0, "{}", compiled.error);
+    assert!(compiled.out.contains("net.plan"), "{}", compiled.out);
+    let plan = desk.json(&["run", "net.plan", "--input", "x=x.npy", "--seed", "3"]);
+    assert_eq!(plan["outputs"], object["outputs"]);
+    let two = desk.json(&["run", "net.tw", "--input", "x=x.npy", "--seed", "3", "--devices", "cpu:2"]);
+    assert_eq!(two["devices"], 2);
+    for (a, b) in two["outputs"][0]["values"].as_array().unwrap().iter().zip(&values) {
+        assert!((a.as_f64().unwrap() - *b as f64).abs() < 1e-5);
+    }
+
+    let missing = desk.run(&["run", "net.tw"]);
+    assert_eq!(missing.code, 3);
+    assert!(missing.error.contains("`x: f32[batch, 8]` is not given"), "{}", missing.error);
+    let unbound = desk.run(&["compile", "net.tw"]);
+    assert_eq!(unbound.code, 3);
+    assert!(unbound.error.contains("--set batch="), "{}", unbound.error);
+    let unknown = desk.run(&["run", "net.tw", "--set", "bach=4", "--input", "x=x.npy"]);
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.error.contains("bach"), "{}", unknown.error);
+}
+
+#[test]
+fn numbers_are_scalar_inputs_and_outputs_have_names() {
+    let desk = Desk::new();
+    fs::write(desk.path("two.tw"), "model Two(a: f32[], b: i32[]) -> { sum: f32[], twice: i32[] } {\n    { sum: a + 1.0, twice: b + b }\n}\n").unwrap();
+    let ran = desk.run(&["run", "two.tw", "--input", "a=1.5", "--input", "b=4", "-o", "y.npy"]);
+    assert_eq!(ran.code, 0, "{}", ran.error);
+    assert_eq!(thalweg::npy::read(desk.path("y.sum.npy")).unwrap().item(), Some(2.5));
+    assert_eq!(thalweg::npy::read(desk.path("y.twice.npy")).unwrap().item(), Some(8.0));
+}
+
+#[test]
+fn every_stage_is_shown() {
+    let desk = Desk::new();
+    for stage in ["tensor", "gradient", "rewritten", "partitioned", "kernel", "code", "plan"] {
+        let ran = desk.run(&["dump", "net.tw", "--stage", stage, "--set", "batch=20"]);
+        assert!(ran.code == 0 && ran.out.lines().count() > 3, "{stage}: {}{}", ran.out, ran.error);
+        if matches!(stage, "tensor" | "gradient" | "rewritten" | "partitioned") {
+            ran.out.parse::<thalweg::Graph>().unwrap_or_else(|error| panic!("{stage}: {error}"));
+        }
+    }
+    let step = desk.run(&["dump", "net.tw", "--stage", "kernel", "--train"]);
+    assert_eq!(step.code, 0, "{}", step.error);
+    assert_eq!(desk.run(&["dump", "net.tw", "--stage", "soup"]).code, 2);
+}
+
+#[test]
+fn bench_has_the_fields_of_the_peers() {
+    let desk = Desk::new();
+    for mode in [&["--set", "batch=16"][..], &["--train"]] {
+        let args = [&["bench", "net.tw", "--runs", "3", "--seconds", "0", "--profile"], mode].concat();
+        let object = desk.json(&args);
+        for field in ["median_ms", "min_ms", "p90_ms", "ready_s", "first_call_s", "first_result_s"] {
+            assert!(object[field].as_f64().is_some_and(|value| value > 0.0), "{field}: {object}");
+        }
+        assert_eq!(object["runs"], 3);
+        let share: f64 =
+            object["profile"].as_array().unwrap().iter().map(|row| row["share"].as_f64().unwrap()).sum();
+        assert!((share - 1.0).abs() < 1e-9, "{object}");
+    }
+    let open = desk.run(&["bench", "net.tw"]);
+    assert!(open.code == 3 && open.error.contains("--set batch=N"), "{}", open.error);
+}
+
+#[test]
+fn pictures_layouts_devices_and_completions() {
+    let desk = Desk::new();
+    assert_eq!(desk.run(&["view", "net.tw", "-o", "net.svg"]).code, 0);
+    assert!(fs::read_to_string(desk.path("net.svg")).unwrap().starts_with("<svg "));
+    assert_eq!(desk.run(&["view", "net.tw", "--train", "-o", "net.dot"]).code, 0);
+    assert!(fs::read_to_string(desk.path("net.dot")).unwrap().starts_with("digraph "));
+    assert_eq!(desk.run(&["view", "net.tw", "-o", "net.png"]).code, 3);
+
+    assert_eq!(desk.run(&["fmt", "--check", "net.tw"]).code, 0);
+    fs::write(desk.path("loose.tw"), "model A(x:f32[n])->f32[n]{x+x}").unwrap();
+    assert_eq!(desk.run(&["fmt", "--check", "loose.tw"]).code, 3);
+    assert_eq!(desk.run(&["fmt", "loose.tw"]).code, 0);
+    assert_eq!(desk.run(&["fmt", "--check", "loose.tw"]).code, 0);
+
+    let devices = desk.json(&["devices", "--devices", "cpu:2"]);
+    assert_eq!(devices["count"], 2);
+    assert!(devices["description"]["memory_bytes"].as_u64().unwrap() > 0);
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = desk.run(&["completions", shell]);
+        assert!(script.code == 0 && script.out.contains("thalweg"), "{shell}");
+    }
+}
