@@ -118,9 +118,12 @@ impl<'a> Planner<'a> {
 
     /// The steps of a graph between its interface's places.
     pub fn plan(&mut self, graph: &Graph, interface: &Interface) -> Vec<Step> {
-        let graph = &prepare::prepare(graph);
-        let grouping = group(graph, self.mesh, self.device);
-        Body::new(self, graph, &grouping, interface).run()
+        let (graph, map) = prepare::prepare(graph);
+        let leaves = interface.leaves.iter().map(|(id, slot)| (map[id.index()], slot.clone())).collect();
+        let interface =
+            Interface { leaves, outputs: interface.outputs.clone(), updates: interface.updates.clone() };
+        let grouping = group(&graph, self.mesh, self.device);
+        Body::new(self, &graph, &grouping, &interface).run()
     }
 
     /// Places all buffers, those without a place at or after `start`; links the steps; gives the bytes of the arena.

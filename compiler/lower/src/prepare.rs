@@ -15,8 +15,8 @@ const SPLIT_RESULTS_MAX: usize = 64;
 /// Parts of a split reduction, at most.
 const PARTS_MAX: usize = 64;
 
-/// The graph as lowering wants it.
-pub(crate) fn prepare(graph: &Graph) -> Graph {
+/// The graph as lowering wants it, and where each node went.
+pub(crate) fn prepare(graph: &Graph) -> (Graph, Vec<NodeId>) {
     let mut result = Graph::new(graph.name.clone());
     let mut map: Vec<NodeId> = Vec::new();
     for id in graph.ids() {
@@ -41,7 +41,7 @@ pub(crate) fn prepare(graph: &Graph) -> Graph {
     for update in &graph.updates {
         result.update(update.name.clone(), map[update.node.index()]);
     }
-    result
+    (result, map)
 }
 
 /// `reduce(x)` as `reduce(reduce(x as parts))` when there are many elements and few results.

@@ -2,7 +2,8 @@
 //!
 //! A dim is a polynomial with integer coefficients over *atoms*: named symbols, and floor divisions that do not come
 //! out evenly. Affine arithmetic is the common case; products appear where dims are merged (`batch * seq`). The form is
-//! canonical (terms sorted, like terms added), so equal polynomials are equal values.
+//! canonical (terms sorted, like terms added), so equal polynomials are equal values. Arithmetic saturates: a size that no
+//! machine could hold stays one, and is refused where memory is planned.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -151,8 +152,8 @@ impl Dim {
         }
         if let Some(divisor) = divisor.as_constant() {
             let divides = divisor != 0
-                && self.constant % divisor == 0
-                && self.terms().iter().all(|term| term.coefficient % divisor == 0);
+                && self.constant.checked_rem(divisor) == Some(0)
+                && self.terms().iter().all(|term| term.coefficient.checked_rem(divisor) == Some(0));
             return divides.then(|| {
                 let map = self.terms().iter().map(|t| (t.factors.clone(), t.coefficient / divisor)).collect();
                 Dim::from_map(self.constant / divisor, map)
@@ -217,9 +218,10 @@ impl Add for &Dim {
     fn add(self, other: &Dim) -> Dim {
         let mut map = BTreeMap::new();
         for term in self.terms().iter().chain(other.terms()) {
-            *map.entry(term.factors.clone()).or_insert(0) += term.coefficient;
+            let sum = map.entry(term.factors.clone()).or_insert(0i64);
+            *sum = sum.saturating_add(term.coefficient);
         }
-        Dim::from_map(self.constant + other.constant, map)
+        Dim::from_map(self.constant.saturating_add(other.constant), map)
     }
 }
 
@@ -250,7 +252,8 @@ impl Mul for &Dim {
             for (right, b) in all(other) {
                 let mut factors: Vec<Atom> = left.iter().chain(&right).cloned().collect();
                 factors.sort();
-                *map.entry(factors).or_insert(0) += a * b;
+                let sum = map.entry(factors).or_insert(0i64);
+                *sum = sum.saturating_add(a.saturating_mul(b));
             }
         }
         let constant = map.remove(&Vec::new()).unwrap_or(0);

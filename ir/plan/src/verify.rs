@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// Every broken rule; empty for a good plan.
 pub fn verify(plan: &Plan) -> Vec<String> {
     let mut found = Vec::new();
-    let devices: usize = plan.mesh.iter().map(|(_, size)| size).product();
+    let devices = plan.mesh.iter().fold(1, |devices: usize, (_, size)| devices.saturating_mul(*size));
     if devices != plan.programs.len() || devices == 0 {
         found.push(format!("a mesh of {devices} devices has {} programs", plan.programs.len()));
         return found;
@@ -89,9 +89,9 @@ impl Checker<'_> {
                 self.found.push(format!("{what}: shifted by loop {id}, which is not around it"));
                 return;
             };
-            let reach = *stride as i128 * turns.saturating_sub(1) as i128;
-            low += reach.min(0);
-            high += reach.max(0);
+            let reach = (*stride as i128).saturating_mul(turns.saturating_sub(1) as i128);
+            low = low.saturating_add(reach.min(0));
+            high = high.saturating_add(reach.max(0));
         }
         if low < 0 || high > self.program.arena_bytes as i128 {
             self.found
@@ -109,7 +109,7 @@ impl Checker<'_> {
             self.found.push(format!("{what}: {} buffers for {}", launch.buffers.len(), buffers.len()));
         }
         for (buffer, address) in buffers.iter().zip(&launch.buffers) {
-            self.address(what, address, buffer.elements * buffer.dtype.size_bytes());
+            self.address(what, address, times(&[buffer.elements, buffer.dtype.size_bytes()]));
         }
     }
 
@@ -118,7 +118,8 @@ impl Checker<'_> {
         match &step.kind {
             StepKind::Launch(launch) => self.launch(&what, launch),
             StepKind::Contract { contraction, a, b, c, epilogue, .. } => {
-                let bytes = extents(contraction).map(|elements| elements * contraction.dtype.size_bytes());
+                let bytes =
+                    extents(contraction).map(|elements| times(&[elements, contraction.dtype.size_bytes()]));
                 for (address, bytes) in [a, b, c].into_iter().zip(bytes) {
                     self.address(&what, address, bytes);
                 }
@@ -127,12 +128,12 @@ impl Checker<'_> {
                 }
             }
             StepKind::Convolve { convolution, a, b, c, epilogue } => {
-                let product = |sizes: &[usize]| sizes.iter().product::<usize>();
                 let size = convolution.dtype.size_bytes();
                 let (ci, co) = (convolution.in_channels, convolution.out_channels);
-                let x = convolution.batch * convolution.groups * ci * product(&convolution.input) * size;
-                let w = convolution.groups * co * ci * product(&convolution.kernel) * size;
-                let y = convolution.batch * convolution.groups * co * product(&convolution.output) * size;
+                let (batch, groups) = (convolution.batch, convolution.groups);
+                let x = times(&[batch, groups, ci, times(&convolution.input), size]);
+                let w = times(&[groups, co, ci, times(&convolution.kernel), size]);
+                let y = times(&[batch, groups, co, times(&convolution.output), size]);
                 let roles = match convolution.direction {
                     crate::ConvolveDirection::Forward => [x, w, y],
                     crate::ConvolveDirection::InputGradient => [w, y, x],
@@ -146,23 +147,24 @@ impl Checker<'_> {
                 }
             }
             StepKind::Scatter { scatter, indices, updates, result } => {
-                let outer = scatter.batch * scatter.before * scatter.after * scatter.dtype.size_bytes();
+                let size = scatter.dtype.size_bytes();
+                let outer = times(&[scatter.batch, scatter.before, scatter.after, size]);
                 let index_bytes = scatter.index_dtype.size_bytes();
-                self.address(&what, indices, scatter.batch * scatter.indices * index_bytes);
-                self.address(&what, updates, outer * scatter.indices);
-                self.address(&what, result, outer * scatter.size);
+                self.address(&what, indices, times(&[scatter.batch, scatter.indices, index_bytes]));
+                self.address(&what, updates, times(&[outer, scatter.indices]));
+                self.address(&what, result, times(&[outer, scatter.size]));
             }
             StepKind::ArgSort { sort, operand, result } => {
-                let elements = sort.outer * sort.length * sort.inner;
-                self.address(&what, operand, elements * sort.dtype.size_bytes());
-                self.address(&what, result, elements * 4);
+                let elements = times(&[sort.outer, sort.length, sort.inner]);
+                self.address(&what, operand, times(&[elements, sort.dtype.size_bytes()]));
+                self.address(&what, result, times(&[elements, 4]));
             }
             StepKind::Copy { from, to, bytes } => {
                 self.address(&what, from, *bytes);
                 self.address(&what, to, *bytes);
             }
             StepKind::Fill { to, dtype, elements, .. } => {
-                self.address(&what, to, elements * dtype.size_bytes())
+                self.address(&what, to, times(&[*elements, dtype.size_bytes()]))
             }
             StepKind::Collective(collective) => {
                 let size =
@@ -171,11 +173,11 @@ impl Checker<'_> {
                     self.found.push(format!("{what}: the mesh has no axis `{}`", collective.axis));
                     return;
                 };
-                let bytes = collective.elements * collective.dtype.size_bytes();
+                let bytes = times(&[collective.elements, collective.dtype.size_bytes()]);
                 let result = match collective.kind {
                     CollectiveKind::AllReduce(_) | CollectiveKind::AllToAll { .. } => bytes,
-                    CollectiveKind::AllGather { .. } => bytes * size,
-                    CollectiveKind::ReduceScatter { .. } => bytes / size,
+                    CollectiveKind::AllGather { .. } => times(&[bytes, size]),
+                    CollectiveKind::ReduceScatter { .. } => bytes / size.max(1),
                 };
                 self.address(&what, &collective.operand, bytes);
                 self.address(&what, &collective.result, result);
@@ -198,6 +200,14 @@ impl Checker<'_> {
                 self.steps(otherwise);
             }
         }
+    }
+}
+
+/// A product that ends at the largest number, which is outside of every arena: sizes in a file may be anything.
+fn times(sizes: &[usize]) -> usize {
+    match sizes.contains(&0) {
+        true => 0,
+        false => sizes.iter().fold(1, |product: usize, size| product.saturating_mul(*size)),
     }
 }
 

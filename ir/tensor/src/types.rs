@@ -42,7 +42,7 @@ impl TensorType {
 
     /// The size in bytes. Panics when a symbol is not bound.
     pub fn bytes(&self) -> usize {
-        self.elements().size() * self.dtype.size_bytes()
+        self.elements().size().saturating_mul(self.dtype.size_bytes())
     }
 
     /// The same shape with another dtype.
