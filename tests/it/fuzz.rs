@@ -1,4 +1,4 @@
-//! A smoke of the fuzz targets in `tests/fuzz`: texts that are read, changed at random.
+//! A smoke of the fuzz targets in `tests/fuzz`: texts that are read, changed at random. `PROPTEST_CASES=10000` looks longer.
 
 use proptest::prelude::*;
 use std::sync::LazyLock;
@@ -194,8 +194,6 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
     #[test]
     fn changed_programs(which in 0usize..1000, changes in changes()) {
         targets::program(&changed(&TEXTS.programs[which % TEXTS.programs.len()], &changes));
@@ -214,10 +212,38 @@ proptest! {
 
 proptest! {
     // Plans are long, with all their code.
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 6, ..ProptestConfig::default() })]
 
     #[test]
     fn changed_plans(which in 0usize..1000, changes in changes()) {
         targets::plan(&changed(&TEXTS.plans[which % TEXTS.plans.len()], &changes));
+    }
+}
+
+/// Found by `changed_plans`: products of sizes overflowed in the verifier.
+#[test]
+fn plans_with_huge_sizes_are_refused() {
+    let text = &TEXTS.plans[0];
+    for field in ["extent: ", "extent:"] {
+        let step = text.find("Contract(").expect("the plan has a contraction");
+        let Some(at) = text[step..].find(field).map(|at| step + at + field.len()) else { continue };
+        let end = at + text[at..].find(',').expect("a field ends");
+        let changed = format!("{}9223372036854775807{}", &text[..at], &text[end..]);
+        let error = thalweg_plan::Plan::from_text(&changed).expect_err("the operand would not fit in memory");
+        assert!(matches!(error, thalweg_plan::PlanFileError::Invalid(_)), "{error}");
+        return;
+    }
+    panic!("a contraction has extents");
+}
+
+/// Found by `changed_programs`: sizes of joined pieces were added with overflow.
+#[test]
+fn programs_with_huge_sizes_are_checked() {
+    let huge = "9223372036854775807";
+    for body in [
+        format!("concat([broadcast(x, [{huge}, 4]), broadcast(x, [{huge}, 4])], along: 0)"),
+        format!("nn.lstm(nn.embedding(convert(x, i32), 8, {huge}) as words, 4) as memory"),
+    ] {
+        targets::program(&format!("use nn\nmodel M(x: f32[b, 4]) {{\n    {body}\n}}\n"));
     }
 }
