@@ -72,11 +72,9 @@ pub enum Command {
     )]
     Run(RunArgs),
     /// Train a model on data
-    #[command(
-        after_help = "Examples:\n  thalweg train examples/digits.tw\n  \
+    #[command(after_help = "Examples:\n  thalweg train examples/digits.tw\n  \
         thalweg train net.tw --out run --steps 1000 --set batch=128 --devices cpu:4\n  \
-        thalweg train net.tw --out run --resume\n  thalweg train net.tw --format json | jq .accuracy"
-    )]
+        thalweg train net.tw --out run --resume\n  thalweg train net.tw --format json | jq .accuracy")]
     Train(TrainArgs),
     /// Compile a model to a plan file, which `run` accepts
     #[command(after_help = "Example:\n  thalweg compile net.tw --set batch=4 -o net.plan")]
@@ -93,7 +91,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  thalweg devices --measure")]
     Devices(DevicesArgs),
     /// Draw a model's graph as DOT or SVG
-    #[command(after_help = "Examples:\n  thalweg view net.tw -o net.svg\n  thalweg view net.tw --train -o net.dot")]
+    #[command(
+        after_help = "Examples:\n  thalweg view net.tw -o net.svg\n  thalweg view net.tw --train -o net.dot"
+    )]
     View(ViewArgs),
     /// Lay a program's text out in the one way that all have
     #[command(after_help = "Examples:\n  thalweg fmt net.tw\n  thalweg fmt --check *.tw")]

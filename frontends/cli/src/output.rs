@@ -132,7 +132,9 @@ pub fn count(value: f64) -> String {
 pub fn memory(arena_bytes: usize, devices: usize) -> String {
     match devices {
         1 => format!("memory: {} in one arena, planned before running", bytes(arena_bytes)),
-        devices => format!("memory: {} in each of {devices} arenas, planned before running", bytes(arena_bytes)),
+        devices => {
+            format!("memory: {} in each of {devices} arenas, planned before running", bytes(arena_bytes))
+        }
     }
 }
 

@@ -85,7 +85,10 @@ fn checksum(training: &str, tensors: &Weights) -> String {
 pub(crate) fn read(path: &Path) -> Result<(Position, Weights)> {
     let file = weights::read(path)?;
     let (Some(training), Some(expected)) = (file.metadata.get(TRAINING), file.metadata.get(CHECKSUM)) else {
-        return Err(Error::file(path, "this is no checkpoint; weights alone do not say where the training was"));
+        return Err(Error::file(
+            path,
+            "this is no checkpoint; weights alone do not say where the training was",
+        ));
     };
     if checksum(training, &file.tensors) != *expected {
         return Err(Error::file(path, "the checkpoint is damaged: its checksum does not fit its contents"));

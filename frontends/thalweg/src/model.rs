@@ -146,7 +146,12 @@ impl Model {
     }
 
     /// The text of a graph at a stage of compilation. `bindings` are values of its symbols, needed by all stages but the first.
-    pub fn dump(graph: &Graph, bindings: &Bindings, options: &CompileOptions, stage: Stage) -> Result<String> {
+    pub fn dump(
+        graph: &Graph,
+        bindings: &Bindings,
+        options: &CompileOptions,
+        stage: Stage,
+    ) -> Result<String> {
         Ok(thalweg_driver::dump(graph, bindings, &options.driver(), stage)?)
     }
 
@@ -180,9 +185,10 @@ fn one_of(names: &[String], name: Option<&str>, what: &str) -> Result<String> {
         (Some(name), _) => Ok(name.to_string()),
         (None, [only]) => Ok(only.clone()),
         (None, []) => Err(Error::Option(format!("the file has no {what}"))),
-        (None, several) => {
-            Err(Error::Option(format!("the file has more than one {what}; choose one of {}", several.join(", "))))
-        }
+        (None, several) => Err(Error::Option(format!(
+            "the file has more than one {what}; choose one of {}",
+            several.join(", ")
+        ))),
     }
 }
 

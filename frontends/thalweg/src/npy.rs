@@ -29,9 +29,9 @@ pub fn read(path: impl AsRef<Path>) -> Result<Tensor> {
 
 /// Writes a file, whole or not at all.
 pub fn write(path: impl AsRef<Path>, tensor: &Tensor) -> Result<()> {
-    let literal = match tensor.dtype() {
-        DType::BF16 => Literal::from_scalars(DType::F32, tensor.shape(), tensor.0.scalars()),
-        _ => tensor.0.clone(),
+    let literal = match tensor.dtype() == DType::BF16 {
+        true => Literal::from_scalars(DType::F32, tensor.shape(), tensor.0.scalars()),
+        false => tensor.0.clone(),
     };
     write_atomically(path.as_ref(), |file| {
         file.write_all(&header(literal.dtype(), literal.shape()))?;
@@ -62,7 +62,7 @@ fn header(dtype: DType, shape: &[usize]) -> Vec<u8> {
     let mut text = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({sizes}), }}", descr(dtype));
     // The data begins at a multiple of 64 bytes, and the header ends in a line feed.
     let before = MAGIC.len() + 4;
-    while (before + text.len() + 1) % 64 != 0 {
+    while !(before + text.len() + 1).is_multiple_of(64) {
         text.push(' ');
     }
     text.push('\n');
@@ -85,12 +85,15 @@ fn parse(bytes: &[u8]) -> std::result::Result<Tensor, String> {
     };
     let text = rest.get(..length).ok_or_else(damaged)?;
     let text = std::str::from_utf8(text).map_err(|_| "the header is not text")?;
-    let header = Reader { text }.header().ok_or_else(|| format!("the header cannot be read: {}", text.trim()))?;
+    let header =
+        Reader { text }.header().ok_or_else(|| format!("the header cannot be read: {}", text.trim()))?;
     let (dtype, element) = element(&header.descr)?;
     let data = &rest[length..];
     let count = header.shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
     let expected = count.and_then(|count| count.checked_mul(element.width));
-    let (Some(count), Some(expected)) = (count, expected) else { return Err("the shape is too large".into()) };
+    let (Some(count), Some(expected)) = (count, expected) else {
+        return Err("the shape is too large".into());
+    };
     if data.len() != expected {
         return Err(format!(
             "{} bytes of data are there, but shape {:?} of {} needs {expected}",
@@ -119,9 +122,9 @@ fn parse(bytes: &[u8]) -> std::result::Result<Tensor, String> {
             out
         }
     };
-    let data = match dtype {
-        DType::Bool => data.into_iter().map(|byte| (byte != 0) as u8).collect(),
-        _ => data,
+    let data = match dtype == DType::Bool {
+        true => data.into_iter().map(|byte| (byte != 0) as u8).collect(),
+        false => data,
     };
     Ok(Tensor(Literal::from_bytes(dtype, &header.shape, data).map_err(|error| error.to_string())?))
 }
@@ -148,7 +151,9 @@ fn element(descr: &str) -> std::result::Result<(DType, FileElement), String> {
         "b1" => DType::Bool,
         _ => {
             let known = "f2, f4, f8, i1, i4, i8, u1 and b1";
-            return Err(format!("elements of type `{descr}` cannot be read; convert the array to one of {known}"));
+            return Err(format!(
+                "elements of type `{descr}` cannot be read; convert the array to one of {known}"
+            ));
         }
     };
     let width = dtype.size_bytes();
@@ -244,7 +249,8 @@ mod tests {
             assert_eq!(bytes.len() % 64, 0);
             assert_eq!(bytes.last(), Some(&b'\n'));
         }
-        let text = |shape: &[usize]| String::from_utf8_lossy(&header(DType::I64, shape)[10..]).trim().to_string();
+        let text =
+            |shape: &[usize]| String::from_utf8_lossy(&header(DType::I64, shape)[10..]).trim().to_string();
         assert_eq!(text(&[]), "{'descr': '<i8', 'fortran_order': False, 'shape': (), }");
         assert_eq!(text(&[3]), "{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }");
         assert_eq!(text(&[2, 3]), "{'descr': '<i8', 'fortran_order': False, 'shape': (2, 3), }");
@@ -257,7 +263,10 @@ mod tests {
         let data: Vec<u8> = [1i32, 4, 2, 5, 3, 6].iter().flat_map(|value| value.to_be_bytes()).collect();
         for version in [1, 2, 3] {
             let tensor = parse(&file(version, head, &data)).unwrap();
-            assert_eq!((tensor.shape(), tensor.to_vec::<i32>().unwrap()), (&[2, 3][..], vec![1, 2, 3, 4, 5, 6]));
+            assert_eq!(
+                (tensor.shape(), tensor.to_vec::<i32>().unwrap()),
+                (&[2, 3][..], vec![1, 2, 3, 4, 5, 6])
+            );
         }
     }
 

@@ -148,7 +148,8 @@ fn continue_metrics(path: &Path, step: usize) -> Result<File> {
     loop {
         line.clear();
         let bytes = reader.read_until(b'\n', &mut line).map_err(&failed)?;
-        let done = serde_json::from_slice::<serde_json::Value>(&line).ok().and_then(|line| line["step"].as_u64());
+        let done =
+            serde_json::from_slice::<serde_json::Value>(&line).ok().and_then(|line| line["step"].as_u64());
         match done {
             Some(done) if done <= step as u64 && line.ends_with(b"\n") => keep += bytes as u64,
             Some(_) | None => break,

@@ -228,9 +228,12 @@ impl Session {
         match &self.shared.source {
             Source::Graph(graph) => {
                 for kind in [LeafKind::Parameter, LeafKind::State] {
-                    for (_, leaf) in graph.leaves(kind).filter(|(_, leaf)| !state.given.contains_key(&*leaf.name)) {
+                    for (_, leaf) in
+                        graph.leaves(kind).filter(|(_, leaf)| !state.given.contains_key(&*leaf.name))
+                    {
                         let sizes = leaf.ty.shape.iter().map(|dim| dim.as_constant()?.try_into().ok());
-                        if let (Some(sizes), Some(init)) = (sizes.collect::<Option<Vec<usize>>>(), &leaf.init) {
+                        if let (Some(sizes), Some(init)) = (sizes.collect::<Option<Vec<usize>>>(), &leaf.init)
+                        {
                             let seed = self.shared.options.seed;
                             let value = init.literal(seed, &leaf.name, leaf.ty.dtype, &sizes);
                             values.insert(leaf.name.to_string(), value);
@@ -243,10 +246,12 @@ impl Session {
                     if let (false, Some(initial)) = (values.contains_key(&port.name), &port.initial) {
                         let elements = port.shape.iter().product();
                         let seed = self.shared.options.seed;
-                        let bytes =
-                            thalweg_executor::initial_bytes(initial, seed, &port.name, port.dtype, elements, 1);
+                        let bytes = thalweg_executor::initial_bytes(
+                            initial, seed, &port.name, port.dtype, elements, 1,
+                        );
                         let value = Literal::from_bytes(port.dtype, &port.shape, bytes);
-                        values.insert(port.name.clone(), value.expect("the first value has the port's shape"));
+                        values
+                            .insert(port.name.clone(), value.expect("the first value has the port's shape"));
                     }
                 }
             }

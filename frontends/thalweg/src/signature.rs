@@ -51,8 +51,10 @@ fn as_text<S: serde::Serializer>(ty: &TensorType, serializer: S) -> std::result:
 impl Signature {
     pub(crate) fn of_graph(graph: &Graph, name: &str, doc: &str) -> Signature {
         let leaves = |kind| {
-            let info =
-                |leaf: &thalweg_tensor::ops::Leaf| TensorInfo { name: leaf.name.to_string(), ty: leaf.ty.clone() };
+            let info = |leaf: &thalweg_tensor::ops::Leaf| TensorInfo {
+                name: leaf.name.to_string(),
+                ty: leaf.ty.clone(),
+            };
             graph.leaves(kind).map(|(_, leaf)| info(leaf)).collect()
         };
         Signature {
@@ -208,13 +210,15 @@ mod tests {
     #[test]
     fn sizes_follow_from_the_inputs() {
         let signature = signature(&[("x", "f32[2*n + 1, b]"), ("y", "f32[b, n]")]);
-        let bindings = signature
-            .bind(&[("x", zeros(DType::F32, &[9, 3])), ("y", zeros(DType::F32, &[3, 4]))])
-            .unwrap();
-        assert_eq!(format!("{bindings:?}"), format!("{:?}", Bindings::from([
-            (Symbol::new("b"), Dim::constant(3)),
-            (Symbol::new("n"), Dim::constant(4)),
-        ])));
+        let bindings =
+            signature.bind(&[("x", zeros(DType::F32, &[9, 3])), ("y", zeros(DType::F32, &[3, 4]))]).unwrap();
+        assert_eq!(
+            format!("{bindings:?}"),
+            format!(
+                "{:?}",
+                Bindings::from([(Symbol::new("b"), Dim::constant(3)), (Symbol::new("n"), Dim::constant(4)),])
+            )
+        );
         let alone = self::signature(&[("x", "f32[2*n + 1]")]);
         assert_eq!(alone.bind(&[("x", zeros(DType::F32, &[9]))]).unwrap().len(), 1);
         alone.bind(&[("x", zeros(DType::F32, &[8]))]).unwrap_err();
@@ -223,15 +227,26 @@ mod tests {
     #[test]
     fn every_misfit_is_listed() {
         let signature = signature(&[("x", "f32[b, 4]"), ("y", "i32[b]"), ("z", "f32[]")]);
-        let given = [("x", zeros(DType::F32, &[3, 5])), ("y", zeros(DType::F32, &[3])), ("w", zeros(DType::F32, &[]))];
+        let given = [
+            ("x", zeros(DType::F32, &[3, 5])),
+            ("y", zeros(DType::F32, &[3])),
+            ("w", zeros(DType::F32, &[])),
+        ];
         let Error::Inputs { problems } = signature.bind(&given).unwrap_err() else { panic!("another error") };
-        assert_eq!(problems, [
-            "there is no input `w`; the inputs are x, y, z",
-            "`y` is i32[b], but f32[3] was given",
-            "`z: f32[]` is not given",
-            "`x` is f32[b, 4], but f32[3, 5] was given",
-        ]);
-        let given = [("x", zeros(DType::F32, &[3, 4])), ("y", zeros(DType::I32, &[2])), ("z", zeros(DType::F32, &[]))];
+        assert_eq!(
+            problems,
+            [
+                "there is no input `w`; the inputs are x, y, z",
+                "`y` is i32[b], but f32[3] was given",
+                "`z: f32[]` is not given",
+                "`x` is f32[b, 4], but f32[3, 5] was given",
+            ]
+        );
+        let given = [
+            ("x", zeros(DType::F32, &[3, 4])),
+            ("y", zeros(DType::I32, &[2])),
+            ("z", zeros(DType::F32, &[])),
+        ];
         let Error::Inputs { problems } = signature.bind(&given).unwrap_err() else { panic!("another error") };
         assert_eq!(problems, ["`y` is i32[b], but i32[2] was given (`b` is 3 by another dim)"]);
     }

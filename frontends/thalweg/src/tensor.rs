@@ -153,7 +153,9 @@ impl<T: Element, S: Data<Elem = T>, D: Dimension> From<&ArrayBase<S, D>> for Ten
             Some(elements) => T::to_bytes(elements),
             None => T::to_bytes(&array.iter().copied().collect::<Vec<T>>()),
         };
-        Tensor(Literal::from_bytes(T::DTYPE, array.shape(), bytes).expect("an array has as many as its shape"))
+        Tensor(
+            Literal::from_bytes(T::DTYPE, array.shape(), bytes).expect("an array has as many as its shape"),
+        )
     }
 }
 

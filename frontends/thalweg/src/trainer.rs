@@ -91,8 +91,8 @@ pub struct Trainer {
     evaluations: BTreeMap<usize, Executor>,
     steps_done: usize,
     /// Steps of the schedule, and steps after which to stop.
+    steps_scheduled: usize,
     steps_total: usize,
-    steps_stop: usize,
     order: (usize, Vec<usize>),
     bytes: Vec<u8>,
 }
@@ -107,14 +107,17 @@ impl Trainer {
         let seed = program.seed;
         let data = Dataset::load(&program.data, model.folder(), seed)?;
         if data.train.len() < program.batch {
-            let message =
-                format!("there are {} rows to train on, fewer than one batch of {}", data.train.len(), program.batch);
+            let message = format!(
+                "there are {} rows to train on, fewer than one batch of {}",
+                data.train.len(),
+                program.batch
+            );
             return Err(Error::Data(message));
         }
         let per_epoch = data.train.len() / program.batch;
         let of_program = (program.epochs * per_epoch).min(program.steps.unwrap_or(usize::MAX));
-        let steps_stop = options.steps.unwrap_or(of_program);
-        let steps_total = of_program.max(steps_stop);
+        let steps_total = options.steps.unwrap_or(of_program);
+        let steps_scheduled = of_program.max(steps_total);
         let mut bindings = data.bindings.clone();
         for column in &program.data.columns {
             let fits = crate::signature::bind_dims(&column.ty.shape[..1], &[program.batch], &mut bindings);
@@ -141,8 +144,8 @@ impl Trainer {
             report: compiled.report,
             evaluations: BTreeMap::new(),
             steps_done: 0,
+            steps_scheduled,
             steps_total,
-            steps_stop,
             bytes: Vec::new(),
             program,
         })
@@ -161,7 +164,7 @@ impl Trainer {
         }
         let first = self.steps_done % self.steps_per_epoch() * self.program.batch;
         let rows = &self.order.1[first..first + self.program.batch];
-        feed(&mut self.training, &self.data, rows, &mut self.bytes, self.steps_done, self.steps_total)?;
+        feed(&mut self.training, &self.data, rows, &mut self.bytes, self.steps_done, self.steps_scheduled)?;
         self.training.execute()?;
         let (loss, metrics) = results(&self.training, &self.program.metrics)?;
         self.steps_done += 1;
@@ -200,7 +203,7 @@ impl Trainer {
                 hand_over(&self.training, executor)?;
                 handed = Some(rows.len());
             }
-            feed(executor, &self.data, rows, &mut self.bytes, self.steps_done, self.steps_total)?;
+            feed(executor, &self.data, rows, &mut self.bytes, self.steps_done, self.steps_scheduled)?;
             executor.execute()?;
             let (loss, metrics) = results(executor, &self.program.metrics)?;
             loss_sum += loss * rows.len() as f64;
@@ -243,7 +246,7 @@ impl Trainer {
 
     /// Whether all steps are done.
     pub fn finished(&self) -> bool {
-        self.steps_done >= self.steps_stop
+        self.steps_done >= self.steps_total
     }
 
     /// The number of steps that are done.
@@ -253,7 +256,7 @@ impl Trainer {
 
     /// The number of steps after which the training is over.
     pub fn steps_total(&self) -> usize {
-        self.steps_stop
+        self.steps_total
     }
 
     /// The number of steps of one pass over the training rows.
@@ -319,7 +322,8 @@ impl Trainer {
         let used = |name: &str| [Parameter, State].iter().any(|kind| evaluation.leaf(*kind, name).is_some());
         let ports = &self.training.plan().parameters;
         let parameters = ports.iter().map(|port| port.name.clone());
-        let states = self.training.plan().states.iter().map(|port| port.name.clone()).filter(|name| used(name));
+        let states =
+            self.training.plan().states.iter().map(|port| port.name.clone()).filter(|name| used(name));
         let tensors = parameters.chain(states).map(|name| Ok((name.clone(), self.training.get(&name)?)));
         let tensors = tensors.collect::<Result<Weights>>()?;
         weights::write(path, &TensorFile { tensors, metadata: BTreeMap::new() })
@@ -357,7 +361,8 @@ impl Trainer {
     /// Where the training is, and everything that the next steps depend on.
     pub(crate) fn snapshot(&self) -> Result<(Position, Weights)> {
         let names = self.training.kept().map(|port| port.name.clone());
-        let tensors = names.map(|name| Ok((name.clone(), self.training.get(&name)?))).collect::<Result<_>>()?;
+        let tensors =
+            names.map(|name| Ok((name.clone(), self.training.get(&name)?))).collect::<Result<_>>()?;
         Ok((self.position(), tensors))
     }
 
@@ -368,7 +373,7 @@ impl Trainer {
             seed: self.seed,
             batch: self.program.batch,
             rows: self.data.train.len(),
-            steps_total: self.steps_total,
+            steps_total: self.steps_scheduled,
             settings: self.options.settings.clone(),
         }
     }
@@ -388,8 +393,11 @@ impl Trainer {
 
 impl std::fmt::Debug for Trainer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let steps = format!("{} of {}", self.steps_done, self.steps_stop);
-        f.debug_struct("Trainer").field("model", &self.program.model).field("steps", &steps).finish_non_exhaustive()
+        let steps = format!("{} of {}", self.steps_done, self.steps_total);
+        f.debug_struct("Trainer")
+            .field("model", &self.program.model)
+            .field("steps", &steps)
+            .finish_non_exhaustive()
     }
 }
 

@@ -50,8 +50,8 @@ pub fn read(path: impl AsRef<Path>) -> Result<TensorFile> {
     }
     let mut header = vec![0; header_bytes as usize];
     file.read_exact(&mut header).map_err(Error::io("read", path))?;
-    let header: BTreeMap<String, serde_json::Value> =
-        serde_json::from_slice(&header).map_err(|error| damaged(&format!("its header is damaged ({error})")))?;
+    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header)
+        .map_err(|error| damaged(&format!("its header is damaged ({error})")))?;
     let mut result = TensorFile::default();
     let data_start = 8 + header_bytes;
     let mut entries = Vec::new();
@@ -69,11 +69,16 @@ pub fn read(path: impl AsRef<Path>) -> Result<TensorFile> {
     let mut end = 0;
     for (name, entry) in entries {
         let dtype = dtype_of(&entry.dtype).ok_or_else(|| {
-            Error::file(path, format!("`{name}` has elements of type {}, which tensors do not have", entry.dtype))
+            Error::file(
+                path,
+                format!("`{name}` has elements of type {}, which tensors do not have", entry.dtype),
+            )
         })?;
         let [from, to] = entry.data_offsets;
-        let expected =
-            entry.shape.iter().try_fold(dtype.size_bytes() as u64, |bytes, size| bytes.checked_mul(*size as u64));
+        let expected = entry
+            .shape
+            .iter()
+            .try_fold(dtype.size_bytes() as u64, |bytes, size| bytes.checked_mul(*size as u64));
         if from != end || to < from || expected != Some(to - from) {
             return Err(damaged(&format!("the place of `{name}` does not fit its shape {:?}", entry.shape)));
         }
@@ -156,7 +161,10 @@ pub(crate) struct Expected<'a> {
 }
 
 /// Compares weights with what a model expects, and lists everything that does not fit.
-pub(crate) fn misfits<'a>(weights: &Weights, expected: impl IntoIterator<Item = Expected<'a>>) -> Vec<String> {
+pub(crate) fn misfits<'a>(
+    weights: &Weights,
+    expected: impl IntoIterator<Item = Expected<'a>>,
+) -> Vec<String> {
     let mut problems = Vec::new();
     let mut known = std::collections::BTreeSet::new();
     for Expected { name, dtype, shape, required } in expected {

@@ -179,7 +179,11 @@ fn random_inputs(args: &BenchArgs, signature: &Signature) -> Result<Vec<(String,
         let Some(sizes) = sizes else {
             let open = info.ty.shape.iter().find(|dim| dim.as_constant().is_none()).map(ToString::to_string);
             let open = open.unwrap_or_default();
-            bail!("`{}` is {}; give its size with --set {open}=N, or a file with --input", info.name, info.ty);
+            bail!(
+                "`{}` is {}; give its size with --set {open}=N, or a file with --input",
+                info.name,
+                info.ty
+            );
         };
         // A linear congruential generator (Knuth, MMIX); any numbers will do.
         let mut state = args.seed.wrapping_mul(2).wrapping_add(made.len() as u64 + 1);
@@ -196,7 +200,11 @@ fn random_inputs(args: &BenchArgs, signature: &Signature) -> Result<Vec<(String,
 
 /// Values in [0, 1) as elements of a dtype.
 fn tensor(dtype: DType, sizes: &[usize], values: &[f64], integers: f64) -> Result<Tensor> {
-    fn of<T: thalweg::Element>(sizes: &[usize], values: &[f64], element: impl Fn(f64) -> T) -> Result<Tensor> {
+    fn of<T: thalweg::Element>(
+        sizes: &[usize],
+        values: &[f64],
+        element: impl Fn(f64) -> T,
+    ) -> Result<Tensor> {
         let elements: Vec<T> = values.iter().map(|value| element(*value)).collect();
         Ok(Tensor::new(sizes, &elements)?)
     }

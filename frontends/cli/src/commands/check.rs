@@ -13,8 +13,11 @@ pub fn run(args: &CheckArgs, output: &Output) -> Result<Ended> {
     model.check(&settings)?;
     let mut signatures = Vec::new();
     for name in model.models() {
-        let options =
-            CompileOptions { model: Some(name.clone()), settings: settings.clone(), ..CompileOptions::default() };
+        let options = CompileOptions {
+            model: Some(name.clone()),
+            settings: settings.clone(),
+            ..CompileOptions::default()
+        };
         // A model whose static parameters have no value has no signature of its own; it is checked where it is used.
         match model.signature(&options) {
             Ok(signature) => signatures.push(signature),

@@ -10,7 +10,11 @@ pub fn run(args: &DevicesArgs, output: &Output) -> Result<Ended> {
     let description = if args.measure { args.devices.measure() } else { args.devices.describe() };
     let how = if args.measure { "measured" } else { "estimated; --measure measures" };
     output.line(format!("{}: {}", args.devices, description.name))?;
-    output.line(format!("  threads     {} for each of {} devices", description.threads, args.devices.count()))?;
+    output.line(format!(
+        "  threads     {} for each of {} devices",
+        description.threads,
+        args.devices.count()
+    ))?;
     output.line(format!("  features    {}", description.features.join(" ")))?;
     output.line(format!("  memory      {} for each", bytes(description.memory_bytes as usize)))?;
     for (dtype, rate) in &description.flops_per_s {

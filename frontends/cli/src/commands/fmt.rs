@@ -9,7 +9,8 @@ use serde_json::json;
 pub fn run(args: &FmtArgs, output: &Output) -> Result<Ended> {
     let mut changed = Vec::new();
     for path in &args.files {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let formatted = thalweg::format(&path.to_string_lossy(), &text)?;
         if formatted == text {
             continue;

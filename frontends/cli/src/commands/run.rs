@@ -25,7 +25,8 @@ pub fn run(args: &RunArgs, output: &Output) -> Result<Ended> {
     let several = outputs.iter().len() > 1;
     let mut objects = Vec::new();
     for (name, tensor) in outputs.iter() {
-        let file = args.output.as_ref().map(|path| if several { with_name(path, name) } else { path.clone() });
+        let file =
+            args.output.as_ref().map(|path| if several { with_name(path, name) } else { path.clone() });
         if let Some(file) = &file {
             thalweg::npy::write(file, tensor)?;
         }
@@ -43,7 +44,9 @@ pub fn run(args: &RunArgs, output: &Output) -> Result<Ended> {
         }
         objects.push(object);
     }
-    output.object(&json!({ "outputs": objects, "arena_bytes": plan.arena_bytes_max(), "devices": plan.devices() }))?;
+    output.object(
+        &json!({ "outputs": objects, "arena_bytes": plan.arena_bytes_max(), "devices": plan.devices() }),
+    )?;
     Ok(Ended::Done)
 }
 
@@ -57,7 +60,8 @@ fn with_name(path: &Path, name: &str) -> PathBuf {
 
 fn preview(tensor: &Tensor) -> String {
     let all = tensor.to_f64();
-    let mut shown: Vec<String> = all.iter().take(SHOWN_MAX).map(|value| format!("{}", *value as f32)).collect();
+    let mut shown: Vec<String> =
+        all.iter().take(SHOWN_MAX).map(|value| format!("{}", *value as f32)).collect();
     if all.len() > SHOWN_MAX {
         shown.push(format!("… ({} values)", all.len()));
     }

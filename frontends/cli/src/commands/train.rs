@@ -99,7 +99,8 @@ fn introduce(trainer: &Trainer, args: &TrainArgs, output: &Output) -> Result<()>
         trainer.steps_total(),
         trainer.seed()
     ))?;
-    let beside = trainer.memory_bytes().saturating_sub(plan.programs.iter().map(|program| program.arena_bytes).sum());
+    let beside =
+        trainer.memory_bytes().saturating_sub(plan.programs.iter().map(|program| program.arena_bytes).sum());
     let text = memory(plan.arena_bytes_max(), plan.devices());
     output.progress(match beside {
         0 => text,
@@ -174,11 +175,13 @@ impl<'a> Run<'a> {
     fn show(&mut self, trainer: &mut Trainer, report: StepReport) -> Result<()> {
         self.epoch_loss.0 += report.loss;
         self.epoch_loss.1 += 1;
-        let metrics: String = report.metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
+        let metrics: String =
+            report.metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
         if !self.bar.is_hidden() {
             self.bar.set_position(report.step as u64);
             let left = Duration::from_secs_f64(
-                (trainer.steps_total() - report.step) as f64 * trainer.batch() as f64 / self.speed(trainer).max(1e-9),
+                (trainer.steps_total() - report.step) as f64 * trainer.batch() as f64
+                    / self.speed(trainer).max(1e-9),
             );
             let left = clock(left);
             let speed = count(self.speed(trainer));
@@ -194,12 +197,18 @@ impl<'a> Run<'a> {
             };
             // The speed is that of training alone.
             self.since.0 += start.elapsed();
-            let line = format!("epoch {epoch}  step {step}  loss {mean:.4}{test}  {}items/s", count(self.speed(trainer)));
+            let line = format!(
+                "epoch {epoch}  step {step}  loss {mean:.4}{test}  {}items/s",
+                count(self.speed(trainer))
+            );
             self.line(line)?;
             self.epoch_loss = (0.0, 0);
         } else if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_INTERVAL {
             let speed = count(self.speed(trainer));
-            self.line(format!("epoch {epoch}  step {step}  loss {:.4}{metrics}  {speed}items/s", report.loss))?;
+            self.line(format!(
+                "epoch {epoch}  step {step}  loss {:.4}{metrics}  {speed}items/s",
+                report.loss
+            ))?;
         }
         self.last = Some(report);
         Ok(())
@@ -227,7 +236,8 @@ fn clock(time: Duration) -> String {
 }
 
 fn summary(evaluation: &Evaluation) -> String {
-    let metrics: String = evaluation.metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
+    let metrics: String =
+        evaluation.metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
     format!("{}: loss {:.4}{metrics}", evaluation.split, evaluation.loss)
 }
 

@@ -22,7 +22,8 @@ pub fn run(args: &ViewArgs, output: &Output) -> Result<Ended> {
             model.graph(&options)?.graph
         }
     };
-    std::fs::write(&args.output, draw(&graph)).with_context(|| format!("cannot write {}", args.output.display()))?;
+    std::fs::write(&args.output, draw(&graph))
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
     let nodes = graph.nodes().len();
     output.line(format!("{nodes} nodes -> {}", args.output.display()))?;
     output.object(&json!({ "file": args.output, "nodes": nodes }))?;

@@ -32,7 +32,11 @@ fn check_shows_signatures_or_mistakes() {
     assert_eq!(object["models"][0]["inputs"][0]["shape"], serde_json::json!(["batch", 8]));
     assert_eq!(object["trains"][0], "Net");
 
-    fs::write(desk.path("wrong.tw"), "model A(x: f32[n, 4]) -> f32[n, 2] {\n    y + x\n}\nmodel B(x: f32[n]) -> f32[m] { z }\n").unwrap();
+    fs::write(
+        desk.path("wrong.tw"),
+        "model A(x: f32[n, 4]) -> f32[n, 2] {\n    y + x\n}\nmodel B(x: f32[n]) -> f32[m] { z }\n",
+    )
+    .unwrap();
     let wrong = desk.run(&["check", "wrong.tw"]);
     assert_eq!((wrong.code, wrong.out.as_str()), (1, ""));
     insta::assert_snapshot!(wrong.error);
@@ -40,7 +44,10 @@ fn check_shows_signatures_or_mistakes() {
     assert_eq!(wrong.code, 1);
     let object: serde_json::Value = serde_json::from_str(&wrong.out).unwrap();
     let found = object["error"]["diagnostics"].as_array().unwrap();
-    assert!(found.len() >= 2 && found.iter().all(|one| one["line"].is_u64() && one["code"].is_string()), "{object}");
+    assert!(
+        found.len() >= 2 && found.iter().all(|one| one["line"].is_u64() && one["code"].is_string()),
+        "{object}"
+    );
 }
 
 #[test]
@@ -65,8 +72,12 @@ fn run_reads_and_writes_arrays() {
     assert_eq!(y.shape(), [4, 3]);
 
     let object = desk.json(&["run", "net.tw", "--input", "x=x.npy", "--seed", "3"]);
-    let values: Vec<f32> =
-        object["outputs"][0]["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+    let values: Vec<f32> = object["outputs"][0]["values"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap() as f32)
+        .collect();
     assert_eq!(values, y.to_vec::<f32>().unwrap());
 
     // A plan gives the same, on several devices nearly so.

@@ -65,7 +65,8 @@ fn wait_for_step(desk: &Desk, folder: &str, step: usize) {
 
 #[cfg(unix)]
 fn signal(child: &std::process::Child, name: &str) {
-    let status = std::process::Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    let status =
+        std::process::Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }
 

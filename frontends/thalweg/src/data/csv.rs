@@ -79,7 +79,11 @@ impl Sheet<'_> {
                     Some(words) => words.binary_search(&field).expect("every field was collected") as f64,
                     None => field.parse().map_err(|_| {
                         let name = &self.header[*place];
-                        Error::line(self.path, *line, format!("`{field}` in the column `{name}` is no number"))
+                        Error::line(
+                            self.path,
+                            *line,
+                            format!("`{field}` in the column `{name}` is no number"),
+                        )
                     })?,
                 };
                 if !dtype.is_float() && (value.fract() != 0.0 || !fits(value, dtype)) {
@@ -247,9 +251,6 @@ mod tests {
         assert_eq!(message("a,b\n1,\"2\n3\n"), "t.csv:2: a quote is opened and never closed");
         assert_eq!(message(""), "t.csv: the file is empty; a header line was expected");
         assert_eq!(message("a,b\n"), "t.csv: there is a header but no row");
-        assert_eq!(
-            message("a\n\"b\"c\n"),
-            "t.csv:2: text follows a quoted field; a separator was expected"
-        );
+        assert_eq!(message("a\n\"b\"c\n"), "t.csv:2: text follows a quoted field; a separator was expected");
     }
 }

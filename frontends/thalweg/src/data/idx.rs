@@ -51,7 +51,9 @@ pub(super) fn read(request: &mut Request) -> Result<Read> {
             "x" => (&images, scale),
             "y" => (&labels, None),
             name => {
-                return Err(Error::Data(format!("`idx` gives `data.x` and `data.y`; there is no `data.{name}`")));
+                return Err(Error::Data(format!(
+                    "`idx` gives `data.x` and `data.y`; there is no `data.{name}`"
+                )));
             }
         };
         let row_shape = request.row_shape(column, &from.sizes[1..])?;
@@ -97,7 +99,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Idx> {
         return Err(Error::file(path, "this is no IDX file"));
     };
     if *kind != 8 {
-        return Err(Error::file(path, format!("elements of kind {kind} cannot be read, unsigned bytes (8) only")));
+        return Err(Error::file(
+            path,
+            format!("elements of kind {kind} cannot be read, unsigned bytes (8) only"),
+        ));
     }
     let rank = *rank as usize;
     if rank == 0 || rest.len() < 4 * rank {
@@ -109,9 +114,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Idx> {
     let expected = sizes.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
     match expected == Some(data.len()) {
         true => Ok(Idx { sizes, bytes: data.to_vec() }),
-        false => {
-            Err(Error::file(path, format!("{} bytes of data are there, but the sizes are {sizes:?}", data.len())))
-        }
+        false => Err(Error::file(
+            path,
+            format!("{} bytes of data are there, but the sizes are {sizes:?}", data.len()),
+        )),
     }
 }
 

@@ -67,7 +67,8 @@ pub(crate) struct Request<'a> {
 }
 
 impl Dataset {
-    /// Reads the data that a program asks for. `folder` is that of the program; the seed decides which rows are held out.
+    /// Reads the data that a program asks for. `folder` is that of the program. The same rows are held out whatever the seed,
+    /// so that trainings of different seeds are tested alike; the seed is for data that is made up.
     pub fn load(spec: &DataSpec, folder: &Path, seed: u64) -> Result<Dataset> {
         let mut request = Request {
             columns: &spec.columns,
@@ -86,7 +87,9 @@ impl Dataset {
         let shuffle = request.truth("shuffle")?.unwrap_or(true);
         let holdout = request.number("holdout")?.unwrap_or(0.0);
         if !(0.0..1.0).contains(&holdout) {
-            return Err(Error::Data(format!("`holdout` is the share of test rows, from 0 to below 1, not {holdout}")));
+            return Err(Error::Data(format!(
+                "`holdout` is the share of test rows, from 0 to below 1, not {holdout}"
+            )));
         }
         let given = read.rows - read.test_rows;
         let mut train: Vec<usize> = (0..given).collect();
@@ -95,7 +98,7 @@ impl Dataset {
         if held > 0 {
             // Rows in an order that matters are not mixed: the last ones are held out.
             if shuffle {
-                permute(&mut train, random::key_for(seed, "data.holdout"));
+                permute(&mut train, random::key_for(0, "data.holdout"));
             }
             let mut chosen = train.split_off(given - held);
             chosen.sort_unstable();
@@ -169,7 +172,9 @@ impl Table {
         bytes.reserve(rows.len() * width * size);
         for row in rows {
             match &self.source {
-                Source::Plain(all) => bytes.extend_from_slice(&all[row * width * size..(row + 1) * width * size]),
+                Source::Plain(all) => {
+                    bytes.extend_from_slice(&all[row * width * size..(row + 1) * width * size])
+                }
                 Source::Coded { codes, meaning } => {
                     decode(&codes[row * width..(row + 1) * width], meaning, size, bytes);
                 }
@@ -202,7 +207,9 @@ impl Request<'_> {
             false => {
                 let sizes: Option<Vec<usize>> = dims
                     .iter()
-                    .map(|dim| dim.substitute(&self.bindings).as_constant().and_then(|size| size.try_into().ok()))
+                    .map(|dim| {
+                        dim.substitute(&self.bindings).as_constant().and_then(|size| size.try_into().ok())
+                    })
                     .collect();
                 let count: usize = found.iter().product();
                 sizes.filter(|sizes| sizes.iter().product::<usize>() == count).ok_or_else(|| {

@@ -43,9 +43,13 @@ pub(super) fn read(request: &mut Request) -> Result<Read> {
 fn sizes(request: &Request, column: &Column) -> Result<Vec<usize>> {
     let dims = column.ty.shape.get(1..).unwrap_or_default();
     let size = |dim: &thalweg_base::Dim| {
-        let size = dim.substitute(&request.bindings).as_constant().and_then(|size| usize::try_from(size).ok());
+        let size =
+            dim.substitute(&request.bindings).as_constant().and_then(|size| usize::try_from(size).ok());
         size.ok_or_else(|| {
-            let message = format!("the size `{dim}` of `data.{}` has no value; give one with --set {dim}=…", column.name);
+            let message = format!(
+                "the size `{dim}` of `data.{}` has no value; give one with --set {dim}=…",
+                column.name
+            );
             Error::Data(message)
         })
     };
@@ -82,6 +86,8 @@ fn derived(seed: u64, x: &[f64], floats: bool, rows: usize, width: usize, classe
     let of = |value: &f64| next[*value as usize];
     match features == width {
         true => x.iter().map(of).collect(),
-        false => x.chunks_exact(features.max(1)).flat_map(|row| vec![row.first().map_or(0.0, of); width]).collect(),
+        false => {
+            x.chunks_exact(features.max(1)).flat_map(|row| vec![row.first().map_or(0.0, of); width]).collect()
+        }
     }
 }

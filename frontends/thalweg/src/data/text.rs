@@ -13,7 +13,10 @@ pub(super) fn read(request: &mut Request) -> Result<Read> {
     let codes: Arc<[u8]> = read_bytes(&path)?.into();
     let rows = codes.len().saturating_sub(1) / window;
     if rows == 0 {
-        let message = format!("the text has {} bytes, too few for a window of {window} and the byte after", codes.len());
+        let message = format!(
+            "the text has {} bytes, too few for a window of {window} and the byte after",
+            codes.len()
+        );
         return Err(Error::file(&path, message));
     }
     let mut tables = Vec::new();
@@ -22,7 +25,9 @@ pub(super) fn read(request: &mut Request) -> Result<Read> {
             "x" => 0,
             "y" => 1,
             name => {
-                return Err(Error::Data(format!("`text` gives `data.x` and `data.y`; there is no `data.{name}`")));
+                return Err(Error::Data(format!(
+                    "`text` gives `data.x` and `data.y`; there is no `data.{name}`"
+                )));
             }
         };
         let row_shape = request.row_shape(column, &[window])?;

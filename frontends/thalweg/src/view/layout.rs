@@ -61,7 +61,8 @@ enum Content {
 pub(super) fn layout(picture: &Picture) -> Layout {
     let mut root = Scope::default();
     for (at, shown) in picture.boxes.iter().enumerate() {
-        let scope = shown.scope.iter().fold(&mut root, |scope, name| scope.scopes.entry(name.clone()).or_default());
+        let scope =
+            shown.scope.iter().fold(&mut root, |scope, name| scope.scopes.entry(name.clone()).or_default());
         scope.boxes.push(at);
     }
     // Which item of the scope in hand a box belongs to; each level of the recursion writes the boxes inside it.
@@ -107,7 +108,8 @@ fn place(scope: &Scope, picture: &Picture, owner: &mut [usize]) -> (Vec<Item>, f
         rank[*item] = position;
     }
     let mut sorted: Vec<Option<Item>> = items.into_iter().map(Some).collect();
-    let mut items: Vec<Item> = order.iter().map(|item| sorted[*item].take().expect("each stands once")).collect();
+    let mut items: Vec<Item> =
+        order.iter().map(|item| sorted[*item].take().expect("each stands once")).collect();
     for (item, inside) in members.iter().enumerate() {
         for at in inside {
             owner[*at] = rank[item];
@@ -135,7 +137,11 @@ fn box_item(at: usize, picture: &Picture) -> Item {
     let shown = &picture.boxes[at];
     let longest = shown.title.chars().count().max(shown.detail.chars().count());
     let width = longest as f64 * CHARACTER + 16.0;
-    Item { first: at, rectangle: Rectangle { x: 0.0, y: 0.0, width, height: BOX_HEIGHT }, content: Content::Box(at) }
+    Item {
+        first: at,
+        rectangle: Rectangle { x: 0.0, y: 0.0, width, height: BOX_HEIGHT },
+        content: Content::Box(at),
+    }
 }
 
 fn all_boxes(scope: &Scope) -> Vec<usize> {
@@ -158,7 +164,8 @@ fn arrange(items: &mut [Item], edges: &[(usize, usize)]) -> (f64, f64) {
     // What nothing is above of, such as a parameter, goes right above its first user.
     for item in (0..items.len()).rev() {
         if above[item].is_empty() {
-            layer[item] = below[item].iter().map(|to| layer[*to]).min().map_or(0, |first| first.saturating_sub(1));
+            layer[item] =
+                below[item].iter().map(|to| layer[*to]).min().map_or(0, |first| first.saturating_sub(1));
         }
     }
     let count = layer.iter().max().map_or(0, |last| last + 1);
@@ -180,7 +187,8 @@ fn arrange(items: &mut [Item], edges: &[(usize, usize)]) -> (f64, f64) {
             let wanted: BTreeMap<usize, f64> = members.iter().map(|item| (*item, mean(*item))).collect();
             members.sort_by(|a, b| wanted[a].total_cmp(&wanted[b]).then(a.cmp(b)));
             spread(members, items, &mut center);
-            let shift = members.iter().map(|item| wanted[item] - center[*item]).sum::<f64>() / members.len() as f64;
+            let shift =
+                members.iter().map(|item| wanted[item] - center[*item]).sum::<f64>() / members.len() as f64;
             members.iter().for_each(|item| center[*item] += shift);
         }
     }

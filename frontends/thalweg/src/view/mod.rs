@@ -57,7 +57,8 @@ impl Picture {
                 continue;
             }
             let own = picture.boxes.len();
-            let mut sources: Vec<usize> = node.operands.iter().filter_map(|operand| at[operand.index()]).collect();
+            let mut sources: Vec<usize> =
+                node.operands.iter().filter_map(|operand| at[operand.index()]).collect();
             sources.sort_unstable();
             sources.dedup();
             picture.arrows.extend(sources.into_iter().map(|source| (source, own)));
@@ -114,14 +115,22 @@ fn written_inside(graph: &Graph, id: NodeId) -> Option<String> {
 
 fn title(op: &Op) -> String {
     let words = |text: String| text.to_lowercase();
-    match op {
-        Op::Leaf(leaf) => leaf.name.to_string(),
-        Op::Pointwise(pointwise) => words(format!("{:?}", pointwise.function)),
-        Op::Reduce(reduce) => format!("{} over {:?}", words(format!("{:?}", reduce.function)), reduce.dims),
-        Op::Contract(contract) => format!("{}, {} -> {}", contract.lhs, contract.rhs, contract.out),
-        Op::Convert(convert) => format!("to {}", convert.dtype),
-        other => words(other.name().to_string()),
+    if let Op::Leaf(leaf) = op {
+        return leaf.name.to_string();
     }
+    if let Op::Pointwise(pointwise) = op {
+        return words(format!("{:?}", pointwise.function));
+    }
+    if let Op::Reduce(reduce) = op {
+        return format!("{} over {:?}", words(format!("{:?}", reduce.function)), reduce.dims);
+    }
+    if let Op::Contract(contract) = op {
+        return format!("{}, {} -> {}", contract.lhs, contract.rhs, contract.out);
+    }
+    if let Op::Convert(convert) = op {
+        return format!("to {}", convert.dtype);
+    }
+    words(op.name().to_string())
 }
 
 fn kind(op: &Op) -> Kind {

@@ -37,8 +37,14 @@ pub fn svg(graph: &Graph) -> String {
         let center = area.x + area.width / 2.0;
         let stroke = if shown.kind == Kind::Heavy { "#a0522d" } else { "#666666" };
         line("<g>".into());
-        let scope = if shown.scope.is_empty() { String::new() } else { format!(" in {}", shown.scope.join(".")) };
-        line(format!("<title>{}: {}{}</title>", escaped(&shown.title), escaped(&shown.detail), escaped(&scope)));
+        let scope =
+            if shown.scope.is_empty() { String::new() } else { format!(" in {}", shown.scope.join(".")) };
+        line(format!(
+            "<title>{}: {}{}</title>",
+            escaped(&shown.title),
+            escaped(&shown.detail),
+            escaped(&scope)
+        ));
         line(rectangle(area, &format!(r#"rx="5" fill="{}" stroke="{stroke}""#, shown.kind.color())));
         let row = |y: f64, color: &str, content: &str| {
             format!(

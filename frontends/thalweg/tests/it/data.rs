@@ -80,7 +80,9 @@ fn pictures_are_read_plain_and_compressed() {
     let mut trainer = of("idx(images: \"pictures\", labels: \"labels\", scale: 1 / 255)").unwrap();
     assert_eq!(trainer.rows(), (4, 0));
     assert_eq!(trainer.evaluate().unwrap().split, "train");
-    let split = of("idx(images: \"pictures\", labels: \"labels\", test_images: \"pictures\", test_labels: \"labels\")");
+    let split = of(
+        "idx(images: \"pictures\", labels: \"labels\", test_images: \"pictures\", test_labels: \"labels\")",
+    );
     assert_eq!(split.unwrap().rows(), (4, 4));
     fs::write(folder.path().join("labels"), idx(&[3], &[0, 1, 2])).unwrap();
     let error = of("idx(images: \"pictures\", labels: \"labels\")").unwrap_err();

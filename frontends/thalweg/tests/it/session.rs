@@ -78,7 +78,8 @@ fn every_dtype_goes_in_and_out() {
         let found = outputs.get("output").unwrap();
         assert_eq!(found.to_vec::<T>().unwrap(), values);
         assert_eq!(found.bytes(), given.bytes());
-        let other = if T::DTYPE == DType::F32 { found.to_vec::<f64>().err() } else { found.to_vec::<f32>().err() };
+        let other =
+            if T::DTYPE == DType::F32 { found.to_vec::<f64>().err() } else { found.to_vec::<f32>().err() };
         assert!(matches!(other, Some(Error::Dtype { .. })), "{other:?}");
     }
     check(&[1.5f32, f32::NEG_INFINITY, -0.0]);
@@ -129,9 +130,15 @@ fn mistakes_of_the_caller_are_told() {
 
 #[test]
 fn mistakes_of_the_program_are_told_with_their_places() {
-    insta::assert_snapshot!(error("model Net(x: f32[n, 4]) -> f32[n, 2] {\n    param w: f32[5, 2] = init.zeros()\n    x @ w\n}"));
+    insta::assert_snapshot!(error(
+        "model Net(x: f32[n, 4]) -> f32[n, 2] {\n    param w: f32[5, 2] = init.zeros()\n    x @ w\n}"
+    ));
     insta::assert_snapshot!(error("model Net(x: f32[n, 4] -> f32[n, 2] { x }"));
-    let model = Model::from_source("two.tw", "model A(x: f32[n]) -> f32[n] { x }\nmodel B(x: f32[n]) -> f32[n] { x }").unwrap();
+    let model = Model::from_source(
+        "two.tw",
+        "model A(x: f32[n]) -> f32[n] { x }\nmodel B(x: f32[n]) -> f32[n] { x }",
+    )
+    .unwrap();
     let ambiguous = model.compile(&CompileOptions::default()).unwrap_err();
     assert_eq!(ambiguous.to_string(), "the file has more than one model; choose one of A, B");
     let missing = Model::from_file("/nowhere/net.tw").unwrap_err();
@@ -154,7 +161,8 @@ fn plans_are_saved_and_run() {
     let loaded = Session::from_plan_file(&path, &options).unwrap();
     let x = ndarray::Array2::from_shape_fn((3, 4), |(row, column)| row as f32 - column as f32 * 0.5);
     let direct = model.compile(&options).unwrap();
-    let run = |session: &Session| session.run(&[("x", x.view().into())]).unwrap().array::<f32>("output").unwrap();
+    let run =
+        |session: &Session| session.run(&[("x", x.view().into())]).unwrap().array::<f32>("output").unwrap();
     assert_eq!(run(&loaded), run(&direct));
     assert_eq!(loaded.get("out.weight").unwrap(), direct.get("out.weight").unwrap());
 

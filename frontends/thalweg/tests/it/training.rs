@@ -194,7 +194,9 @@ fn checkpoints_of_other_trainings_are_refused() {
     trainer(&TrainOptions::default()).save_checkpoint(&path).unwrap();
     let settings = set("batch", "10");
     let mut other = trainer(&TrainOptions { seed: Some(3), settings, ..TrainOptions::default() });
-    let Error::Checkpoint { problems, .. } = other.resume(&path).unwrap_err() else { panic!("another error") };
+    let Error::Checkpoint { problems, .. } = other.resume(&path).unwrap_err() else {
+        panic!("another error")
+    };
     assert_eq!(problems, ["the seed is 0 in it, and 3 now", "the batch is 20 in it, and 10 now"]);
     let weights = folder.path().join("w.safetensors");
     other.save_weights(&weights).unwrap();
@@ -213,7 +215,10 @@ fn a_loss_that_is_not_finite_ends_a_training() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, Error::NotFinite { step, .. } if step > 1 && step == trainer.steps_done()), "{error}");
+    assert!(
+        matches!(error, Error::NotFinite { step, .. } if step > 1 && step == trainer.steps_done()),
+        "{error}"
+    );
 }
 
 #[test]

@@ -16,7 +16,8 @@ fn pictures_of_a_small_model() {
 fn boxes_do_not_overlap() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/models/encoder.tw");
     let model = Model::from_file(path).unwrap();
-    let options = CompileOptions { settings: [("layers".to_string(), "2".to_string())].into(), ..Default::default() };
+    let options =
+        CompileOptions { settings: [("layers".to_string(), "2".to_string())].into(), ..Default::default() };
     let graph = model.graph(&options).or_else(|_| model.graph(&CompileOptions::default())).unwrap().graph;
     let svg = view::svg(&graph);
     let attribute = |line: &str, name: &str| -> f64 {
@@ -34,7 +35,8 @@ fn boxes_do_not_overlap() {
     for (at, a) in boxes.iter().enumerate() {
         assert!(a[0] >= 0.0 && a[1] >= 0.0 && a[0] + a[2] <= width && a[1] + a[3] <= height, "{a:?}");
         for b in &boxes[..at] {
-            let apart = a[0] + a[2] <= b[0] || b[0] + b[2] <= a[0] || a[1] + a[3] <= b[1] || b[1] + b[3] <= a[1];
+            let apart =
+                a[0] + a[2] <= b[0] || b[0] + b[2] <= a[0] || a[1] + a[3] <= b[1] || b[1] + b[3] <= a[1];
             assert!(apart, "{a:?} and {b:?}");
         }
     }

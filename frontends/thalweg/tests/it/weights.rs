@@ -20,7 +20,8 @@ fn weights_are_saved_and_loaded() {
     a.save_weights(&path).unwrap();
     b.load_weights(&path).unwrap();
     let x = ndarray::Array2::from_shape_fn((5, 4), |(row, column)| (row + column) as f32 / 9.0);
-    let run = |session: &Session| session.run(&[("x", x.view().into())]).unwrap().array::<f32>("output").unwrap();
+    let run =
+        |session: &Session| session.run(&[("x", x.view().into())]).unwrap().array::<f32>("output").unwrap();
     assert_eq!(run(&a), run(&b));
     // Once there is a plan, weights go into it.
     b.set("out.bias", &Tensor::new(&[2], &[9f32, 9.]).unwrap()).unwrap();
@@ -57,15 +58,20 @@ fn every_misfit_is_listed_and_nothing_is_changed() {
         .unwrap();
     let session = session(&NET.replace("nn.linear(x, 3)", "nn.linear(x, 7)"), 2);
     let before = session.get("hidden.weight").unwrap();
-    let Error::Weights { problems, .. } = session.load_weights(&path).unwrap_err() else { panic!("another error") };
-    assert_eq!(problems, [
-        "`hidden.weight` is f32[4, 3], but f32[4, 7] is needed",
-        "`hidden.bias` is f32[3], but f32[7] is needed",
-        "`out.weight` is not there",
-        "`out.bias` is not there",
-        "`last.bias` is no parameter or state of the model",
-        "`last.weight` is no parameter or state of the model",
-    ]);
+    let Error::Weights { problems, .. } = session.load_weights(&path).unwrap_err() else {
+        panic!("another error")
+    };
+    assert_eq!(
+        problems,
+        [
+            "`hidden.weight` is f32[4, 3], but f32[4, 7] is needed",
+            "`hidden.bias` is f32[3], but f32[7] is needed",
+            "`out.weight` is not there",
+            "`out.bias` is not there",
+            "`last.bias` is no parameter or state of the model",
+            "`last.weight` is no parameter or state of the model",
+        ]
+    );
     assert_eq!(session.get("hidden.weight").unwrap(), before);
 }
 
