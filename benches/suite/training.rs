@@ -18,14 +18,13 @@ pub(crate) fn benches(criterion: &mut Criterion) {
     group.bench_function("digits, with its data", |b| {
         b.iter(|| trainer.step().unwrap_or_else(|error| panic!("{error}")))
     });
-    let sizes: [(&str, &str, &[(&str, usize)]); 2] = [
-        ("digits, steps alone", "digits.tw", &[("batch", 64)]),
-        ("transformer, steps alone", "models/transformer.tw", &[("batch", 16), ("seq", 64)]),
+    let steps = [
+        ("digits, steps alone", "digits.tw", 64, bindings(&[("batch", 64)])),
+        ("transformer, steps alone", "models/transformer.tw", 16, bindings(&[("batch", 16), ("seq", 64)])),
     ];
-    for (name, file, sizes) in sizes {
-        let mut loaded = Loaded::new(&example_step(file), &bindings(sizes));
-        let batch = sizes.iter().find(|(name, _)| *name == "batch").map_or(1, |(_, size)| *size);
-        group.throughput(Throughput::Elements(batch as u64));
+    for (name, file, batch, sizes) in steps {
+        let mut loaded = Loaded::new(&example_step(file), &sizes);
+        group.throughput(Throughput::Elements(batch));
         group.bench_function(name, |b| b.iter(|| loaded.run()));
     }
 }
