@@ -1,7 +1,7 @@
 //! Lowering: a tensor graph to the steps of a plan.
 //!
 //! Assumes one program's graph without symbols, valid and pruned, in which communication is already an op. Guarantees a
-//! plan that computes what the graph means, whose every buffer has a fixed place. The way is: [`prepare`] for lowering's own
+//! plan that computes what the graph means, whose every buffer has a fixed place. The way is: `prepare` for lowering's own
 //! rewrites, `group` for what lies in memory and what shares a kernel, `build` and `emit` for the kernels, `memory` for
 //! the arena, `assemble` for the steps.
 //!
