@@ -128,6 +128,11 @@ pub fn count(value: f64) -> String {
     }
 }
 
+/// A count with its unit's prefix right behind it: `12.3k`.
+pub fn short(value: f64) -> String {
+    count(value).replace(' ', "")
+}
+
 /// The memory that a plan needs, before it runs.
 pub fn memory(arena_bytes: usize, devices: usize) -> String {
     match devices {

@@ -26,11 +26,19 @@ impl Checksum {
 }
 
 /// Writes a file through a temporary one beside it: until the last moment the old content stands, from then on the new.
-/// When this returns, the content is on the disk.
+/// When this returns, the content is on the disk. A link stays a link to what is written. Devices and pipes, such as
+/// `/dev/stdout`, are written to as they are.
 pub(crate) fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<()> {
+    let whole = fs::canonicalize(path);
+    let path = whole.as_deref().unwrap_or(path);
+    if fs::metadata(path).is_ok_and(|data| !data.is_file() && !data.is_dir()) {
+        let file = fs::OpenOptions::new().write(true).open(path).map_err(Error::io("write", path))?;
+        let mut file = BufWriter::new(file);
+        return write(&mut file).and_then(|()| file.flush()).map_err(Error::io("write", path));
+    }
     let temporary = temporary(path);
     let result = write_synced(&temporary, write)
         .map_err(Error::io("write", path))
@@ -91,6 +99,23 @@ mod tests {
         assert_eq!(of(""), "cbf29ce484222325");
         assert_eq!(of("a"), "af63dc4c8601ec8c");
         assert_eq!(of("foobar"), "85944171f73967e8");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_devices_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_atomically(&link, |to| to.write_all(b"new")).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        write_atomically(Path::new("/dev/null"), |to| to.write_all(b"nothing")).unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        // The device that is always full.
+        let full = write_atomically(Path::new("/dev/full"), |to| to.write_all(b"anything"));
+        assert!(matches!(full, Err(Error::Io { action: "write", .. })), "{full:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::Ended;
 use crate::args::TrainArgs;
-use crate::output::{Output, bytes, count, memory};
+use crate::output::{Output, bytes, memory, short};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -184,8 +184,8 @@ impl<'a> Run<'a> {
                     / self.speed(trainer).max(1e-9),
             );
             let left = clock(left);
-            let speed = count(self.speed(trainer));
-            self.bar.set_message(format!("loss {:.4}{metrics}  {speed}items/s  {left} left", report.loss));
+            let speed = short(self.speed(trainer));
+            self.bar.set_message(format!("loss {:.4}{metrics}  {speed} items/s  {left} left", report.loss));
         }
         let (step, epoch) = (report.step, report.epoch);
         if step % trainer.steps_per_epoch() == 0 {
@@ -198,15 +198,15 @@ impl<'a> Run<'a> {
             // The speed is that of training alone.
             self.since.0 += start.elapsed();
             let line = format!(
-                "epoch {epoch}  step {step}  loss {mean:.4}{test}  {}items/s",
-                count(self.speed(trainer))
+                "epoch {epoch}  step {step}  loss {mean:.4}{test}  {} items/s",
+                short(self.speed(trainer))
             );
             self.line(line)?;
             self.epoch_loss = (0.0, 0);
         } else if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_INTERVAL {
-            let speed = count(self.speed(trainer));
+            let speed = short(self.speed(trainer));
             self.line(format!(
-                "epoch {epoch}  step {step}  loss {:.4}{metrics}  {speed}items/s",
+                "epoch {epoch}  step {step}  loss {:.4}{metrics}  {speed} items/s",
                 report.loss
             ))?;
         }
