@@ -84,7 +84,7 @@ impl Output {
             self.note(format!("\n{count} {}", if count == 1 { "mistake" } else { "mistakes" }));
         } else {
             let head = if self.color { "\x1b[1;31merror\x1b[0m" } else { "error" };
-            self.note(format!("{head}: {error:#}"));
+            self.note(format!("{head}: {}", chain(error)));
         }
         if self.json() {
             let diagnostics = match own {
@@ -93,13 +93,26 @@ impl Output {
             };
             let message = match own {
                 Some(thalweg::Error::Program(diagnostics)) => format!("{} mistakes", diagnostics.errors()),
-                Some(_) | None => format!("{error:#}"),
+                Some(_) | None => chain(error),
             };
             let object = json!({ "error": { "message": message, "diagnostics": diagnostics } });
             // Standard error has it too, when standard output is closed.
             let _ = writeln!(stdout(), "{object}");
         }
     }
+}
+
+/// An error and its causes; a cause that a text before it has told already is left out.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Bytes for people: `1.5 MiB`.

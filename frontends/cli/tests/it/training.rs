@@ -126,6 +126,22 @@ fn trainings_that_cannot_be_are_told() {
     fs::write(desk.path("file"), "").unwrap();
     let blocked = desk.run(&["train", "net.tw", "--out", "file"]);
     assert!(blocked.code == 3 && blocked.error.contains("cannot make file"), "{}", blocked.error);
+    fs::write(
+        desk.path("pictures.tw"),
+        super::NET.replace(
+            "synthetic(rows: 200, classes: 3, holdout: 0.25)",
+            "idx(images: \"none-images-idx3-ubyte\", labels: \"none-labels-idx1-ubyte\")",
+        ),
+    )
+    .unwrap();
+    let missing = desk.run(&["train", "pictures.tw"]);
+    assert_eq!(missing.code, 3);
+    assert_eq!(
+        missing.error,
+        "error: cannot read none-images-idx3-ubyte: there is no such file; Fashion-MNIST is in Debian's package \
+         `dataset-fashion-mnist` (`apt-get install dataset-fashion-mnist`), which puts it in \
+         /usr/share/datasets/fashion-mnist, where it is found\n"
+    );
     fs::write(desk.path("plain.tw"), "model A(x: f32[n]) -> f32[n] { x }\n").unwrap();
     let none = desk.run(&["train", "plain.tw"]);
     assert!(none.code == 3 && none.error.contains("the file has no `train` block"), "{}", none.error);

@@ -283,7 +283,7 @@ impl Request<'_> {
         self.find(name, also).ok_or_else(|| Error::Io {
             action: "read",
             path: self.folder.join(name),
-            source: std::io::ErrorKind::NotFound.into(),
+            source: std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such file"),
             hint,
         })
     }
