@@ -12,6 +12,7 @@
 use crate::build::{self, Built, GroupSpec, Space, is_reduction};
 use crate::coalesce::coalesce;
 use crate::emit::Source;
+use crate::tile::tile;
 use petgraph::algo::has_path_connecting;
 use petgraph::graphmap::DiGraphMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -517,6 +518,7 @@ fn finish(
                 let name = kernel_name(graph, &spec);
                 let mut built = build::build(source, &spec, name).expect("it was built before");
                 coalesce(&mut built.kernel, &[]);
+                tile(&mut built.kernel);
                 Unit::Kernel(spec, Box::new(built))
             }
         }));

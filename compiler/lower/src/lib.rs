@@ -19,6 +19,7 @@ mod in_place;
 mod memory;
 mod prepare;
 mod routine;
+mod tile;
 mod view;
 
 use assemble::{Interface, KernelTable, Planner, Slot};
@@ -36,6 +37,16 @@ pub enum LowerError {
     /// A size is not known.
     #[error("the size `{0}` has no value; give one with --set {0}=...")]
     Unbound(Symbol),
+    /// A tensor has no elements, which no buffer can hold a place for.
+    #[error(
+        "`{scope}` holds a tensor of shape {shape:?}, which has no elements; every size must be at least 1"
+    )]
+    Empty {
+        /// The scope of the tensor.
+        scope: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
     /// A tensor has more elements than positions can count.
     #[error("`{scope}` holds a tensor of {elements} elements; at most 2^31 - 1 can be addressed")]
     TooLarge {
@@ -94,6 +105,9 @@ fn check(graph: &Graph) -> Result<(), LowerError> {
     for node in graph.nodes() {
         for ty in &node.types {
             let elements = ty.elements().size();
+            if elements == 0 {
+                return Err(LowerError::Empty { scope: node.scope.to_string(), shape: ty.sizes() });
+            }
             if i32::try_from(elements).is_err() {
                 return Err(LowerError::TooLarge { scope: node.scope.to_string(), elements });
             }
