@@ -11,6 +11,7 @@ mod lowering;
 mod partition;
 mod programs;
 mod random_graphs;
+mod stages;
 mod text;
 mod tidy;
 mod verifier;
