@@ -156,3 +156,16 @@ proptest! {
         check(&random.graph, &random.environment, 256);
     }
 }
+
+/// Sums that lowering takes apart: many long rows, and one long row.
+#[test]
+fn long_sums_are_computed() {
+    for (shape, dims) in
+        [(vec![256, 1024], vec![0]), (vec![2, 256, 1024], vec![0, 1]), (vec![1 << 17], vec![0])]
+    {
+        let ty = thalweg_tensor::TensorType::new(thalweg_base::DType::F32, shape.clone());
+        let op = thalweg_tensor::ops::Reduce { function: thalweg_tensor::ReduceFn::Sum, dims };
+        let (graph, environment) = sample_graph(&Sample::new(op, &[ty]), 5);
+        check(&graph, &environment, shape.iter().product());
+    }
+}

@@ -12,6 +12,10 @@ use thalweg_tensor::{Graph, Node, NodeId, Op};
 const SPLIT_ELEMENTS_MIN: usize = 1 << 16;
 /// A reduction with as many results keeps every thread busy by itself.
 const SPLIT_RESULTS_MAX: usize = 64;
+/// Rows that are read side by side: as many streams as common processors fetch ahead.
+const ROWS: usize = 16;
+/// Bytes from which a row is longer than what is fetched ahead of one access: a page.
+const LONG_ROW_BYTES: usize = 4096;
 /// Parts of a split reduction, at most.
 const PARTS_MAX: usize = 64;
 
@@ -25,7 +29,7 @@ pub(crate) fn prepare(graph: &Graph) -> (Graph, Vec<NodeId>) {
         result.current_scope = node.scope.clone();
         result.current_span = node.span;
         let done = if let Op::Reduce(op) = &node.op {
-            split_reduction(&mut result, op, operands[0])
+            split_reduction(&mut result, op, operands[0]).or_else(|| block_rows(&mut result, op, operands[0]))
         } else if let Op::Fold(op) = &node.op {
             fold_side_by_side(&mut result, op, operands[0])
         } else if let Op::Collective(op) = &node.op {
@@ -73,6 +77,24 @@ fn split_reduction(graph: &mut Graph, op: &Reduce, x: NodeId) -> Option<NodeId> 
     let partial = graph.reduce(op.function, split, &dims);
     let at = (0..dim).filter(|own| !op.dims.contains(own)).count();
     Some(graph.reduce(op.function, partial, &[at]))
+}
+
+/// A sum over many long rows as one over blocks of rows: within a block the rows are read side by side, from their
+/// beginning to their end, which the processor fetches ahead; jumping down one column after the other it does not.
+fn block_rows(graph: &mut Graph, op: &Reduce, x: NodeId) -> Option<NodeId> {
+    let ty = graph.ty(x).clone();
+    let sizes = ty.sizes();
+    let dim = *op.dims.last()?;
+    let long = dim + 2 == sizes.len() && sizes[dim + 1] * ty.dtype.size_bytes() >= LONG_ROW_BYTES;
+    let many = sizes[dim] >= 16 * ROWS && sizes[dim].is_multiple_of(ROWS);
+    if !long || !many || matches!(ty.dtype, DType::F16 | DType::BF16 | DType::Bool) {
+        return None;
+    }
+    let mut shape = ty.shape.clone();
+    shape.splice(dim..=dim, [Dim::from(sizes[dim] / ROWS), Dim::from(ROWS)]);
+    let blocks = graph.reshape(x, &shape);
+    let partial = graph.reduce(op.function, blocks, &[dim + 1]);
+    Some(graph.reduce(op.function, partial, &op.dims))
 }
 
 /// A fold of windows that neither overlap nor leave gaps: each position is in one window, so the windows' dims only move
