@@ -3,13 +3,15 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use thalweg_base::DType;
 use thalweg_codegen_cpu::Target;
 use thalweg_device::{Alone, CheckedPlan, CpuDevice, Device, ReferenceDevice, RunContext};
 use thalweg_lower::{Request, lower};
 use thalweg_plan::{Code, Layout, Plan, Port};
 use thalweg_tensor::eval::{Environment, evaluate};
-use thalweg_tensor::ops::LeafKind;
-use thalweg_tensor::{Array, Graph, Mesh, Op, Sample};
+use thalweg_tensor::op::Fill;
+use thalweg_tensor::ops::{Cumulative, LeafKind};
+use thalweg_tensor::{Array, Graph, Mesh, Op, ReduceFn, Sample, TensorType};
 use thalweg_tests::compare::assert_close;
 use thalweg_tests::{random_graph, values};
 
@@ -157,14 +159,36 @@ proptest! {
     }
 }
 
+/// A product reads a slice that lies in memory for another's sake, long after it was written.
+#[test]
+fn operands_live_until_they_are_read() {
+    let mut graph = Graph::new("late");
+    let ty = |shape: &[usize]| TensorType::new(DType::F32, shape.iter().copied());
+    let (x, y) = (graph.input("x", ty(&[3, 6, 2])), graph.input("y", ty(&[6, 4])));
+    let slice = graph.slice_dim(x, 1, 2, 3);
+    let rows = graph.reshape(slice, &[3.into(), 6.into()]);
+    let mut busy = x;
+    for _ in 0..3 {
+        busy = graph.add(Cumulative { function: ReduceFn::Sum, dim: 1, reverse: false }, &[busy]);
+    }
+    let product = graph.contract("mk,kn->mn", rows, y);
+    graph.output("busy", busy);
+    graph.output("product", product);
+    let value = |name: &str, node, seed| {
+        ((LeafKind::Input, name.to_string()), values::filled(graph.ty(node), Fill::Normal, seed))
+    };
+    let environment = Environment::from_iter([value("x", x, 1), value("y", y, 2)]);
+    check(&graph, &environment, 6);
+}
+
 /// Sums that lowering takes apart: many long rows, and one long row.
 #[test]
 fn long_sums_are_computed() {
     for (shape, dims) in
         [(vec![256, 1024], vec![0]), (vec![2, 256, 1024], vec![0, 1]), (vec![1 << 17], vec![0])]
     {
-        let ty = thalweg_tensor::TensorType::new(thalweg_base::DType::F32, shape.clone());
-        let op = thalweg_tensor::ops::Reduce { function: thalweg_tensor::ReduceFn::Sum, dims };
+        let ty = TensorType::new(DType::F32, shape.clone());
+        let op = thalweg_tensor::ops::Reduce { function: ReduceFn::Sum, dims };
         let (graph, environment) = sample_graph(&Sample::new(op, &[ty]), 5);
         check(&graph, &environment, shape.iter().product());
     }

@@ -421,7 +421,7 @@ impl<'p, 'a> Body<'p, 'a> {
             self.planner.touch(&slot);
             self.slots.insert(id, slot);
         }
-        for operand in crate::group::needs_in_memory(self.graph, id) {
+        for operand in reads(self.graph, &self.grouping.stored, id) {
             let slot = self.slot(operand);
             self.planner.touch(&slot);
         }
