@@ -21,12 +21,13 @@ fn check(
     let groups =
         if axis == "model" { [[0, 1], [0, 1], [2, 3], [2, 3]] } else { [[0, 2], [1, 3], [0, 2], [1, 3]] };
     let own = if axis == "model" { [0, 1, 0, 1] } else { [0, 0, 1, 1] };
-    let operand = |device| Array::from_fn(DType::I32, &[2, 4], |at| Scalar::Int(value(device, at[0], at[1])));
+    let operand =
+        |device| Array::from_fn(DType::I32, &[2, 4], |at| Scalar::Int(value(device, at[0], at[1]).into()));
     let operands = (0..4).map(|device| vec![operand(device)]).collect();
     let op = Collective { kind, axis: axis.into(), size: 2 };
     for (device, results) in op.eval(&mesh, &operands).into_iter().enumerate() {
         let wanted = Array::from_fn(DType::I32, &shape, |at| {
-            Scalar::Int(expected(groups[device], own[device], at[0], at[1]))
+            Scalar::Int(expected(groups[device], own[device], at[0], at[1]).into())
         });
         assert_eq!(results, [wanted], "{op:?} on device {device}");
     }

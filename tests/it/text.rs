@@ -51,7 +51,8 @@ fn symbols_initializers_and_odd_values() {
     let x = graph.input("x", ty.clone());
     let normal = Initializer::Normal { mean: Scalar::Float(-0.0), deviation: Scalar::Float(0.1) };
     graph.parameter("w", TensorType::new(DType::BF16, [3]), normal);
-    graph.state("steps", TensorType::scalar(DType::I64), Initializer::Constant(Scalar::Int(i64::MIN)));
+    graph.state("steps", TensorType::scalar(DType::I64), Initializer::Constant(Scalar::Int(i64::MIN.into())));
+    graph.state("mask", TensorType::scalar(DType::U64), Initializer::Constant(Scalar::Int(u64::MAX.into())));
     for value in [f64::NAN, f64::NEG_INFINITY, f64::MIN_POSITIVE, 0.1, -0.0, 1e300] {
         let full = graph.full(&ty, Scalar::Float(value));
         graph.pad(x, vec![], Scalar::Float(value));

@@ -25,16 +25,16 @@ pub fn filled(ty: &TensorType, fill: Fill, seed: u64) -> Array {
         let word = words(index)[0] as usize;
         match (fill, ty.dtype.is_float()) {
             (Fill::Normal, true) => Scalar::Float(random::normal(words(index))),
-            (Fill::Normal, false) if ty.dtype == DType::Bool => Scalar::Int((word % 2) as i64),
-            (Fill::Normal, false) => Scalar::Int((word % 9) as i64 - 4),
+            (Fill::Normal, false) if ty.dtype == DType::Bool => Scalar::Int((word % 2) as i128),
+            (Fill::Normal, false) => Scalar::Int((word % 9) as i128 - 4),
             (Fill::Positive, true) => Scalar::Float(0.5 + 1.5 * random::uniform(words(index)[0])),
-            (Fill::Positive, false) => Scalar::Int((word % 4) as i64 + 1),
-            (Fill::Index(bound), _) => Scalar::Int((word % bound.max(1)) as i64),
+            (Fill::Positive, false) => Scalar::Int((word % 4) as i128 + 1),
+            (Fill::Index(bound), _) => Scalar::Int((word % bound.max(1)) as i128),
             (Fill::Distinct, true) => {
                 let centred = rank[index] as f64 - count as f64 / 2.0;
                 Scalar::Float(DISTINCT_STEP * centred + 0.1137 + 0.083 * (seed % 4) as f64)
             }
-            (Fill::Distinct, false) => Scalar::Int(rank[index] as i64 - count as i64 / 2),
+            (Fill::Distinct, false) => Scalar::Int(rank[index] as i128 - count as i128 / 2),
         }
     };
     Array {

@@ -19,8 +19,8 @@ impl Emitter<'_> {
                 let bits = self.narrow_bits(to, single, shape);
                 self.widen_bits(to, bits, shape)
             }
-            DType::I8 | DType::U8 => {
-                let wide = self.convert(x, from, DType::I32, shape);
+            DType::I8 | DType::I16 | DType::U8 | DType::U16 | DType::U32 => {
+                let wide = self.convert(x, from, compute_dtype(to), shape);
                 match from.is_float() {
                     true => self.clamp(wide, to, shape),
                     false => self.wrap(wide, to, shape),
@@ -33,7 +33,9 @@ impl Emitter<'_> {
                     false => self.b.ins().icmp(IntCC::NotEqual, x, zero),
                 }
             }
-            DType::F32 | DType::F64 | DType::I32 | DType::I64 => self.convert_compute(x, from, to, shape),
+            DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::U64 => {
+                self.convert_compute(x, from, to, shape)
+            }
         }
     }
 
@@ -45,15 +47,18 @@ impl Emitter<'_> {
             (DType::F64, DType::F32) => self.b.ins().fdemote(ty, x),
             (DType::F32 | DType::F64, DType::I32 | DType::I64) => self.b.ins().fcvt_to_sint_sat(ty, x),
             (DType::I32 | DType::I64, DType::F32 | DType::F64) => self.b.ins().fcvt_from_sint(ty, x),
-            (DType::I32, DType::I64) => self.b.ins().sextend(ty, x),
-            (DType::I64, DType::I32) => self.b.ins().ireduce(ty, x),
+            (DType::F32 | DType::F64, DType::U64) => self.b.ins().fcvt_to_uint_sat(ty, x),
+            (DType::U64, DType::F32 | DType::F64) => self.b.ins().fcvt_from_uint(ty, x),
+            (DType::I32, DType::I64 | DType::U64) => self.b.ins().sextend(ty, x),
+            (DType::I64 | DType::U64, DType::I32) => self.b.ins().ireduce(ty, x),
+            (DType::I64, DType::U64) | (DType::U64, DType::I64) => x,
             (DType::Bool, DType::F32 | DType::I32) if shape == Shape::Vector => {
                 let one = self.constant(to, Scalar::one(to), shape);
                 let bits = self.b.ins().bitcast(types::I32X4, MemFlagsData::new(), one);
                 let masked = self.b.ins().band(x, bits);
                 self.b.ins().bitcast(ty, MemFlagsData::new(), masked)
             }
-            (DType::Bool, DType::I32 | DType::I64) => self.b.ins().uextend(ty, x),
+            (DType::Bool, DType::I32 | DType::I64 | DType::U64) => self.b.ins().uextend(ty, x),
             (DType::Bool, DType::F32 | DType::F64) => {
                 let wide = self.b.ins().uextend(types::I32, x);
                 self.b.ins().fcvt_from_sint(ty, wide)
@@ -64,23 +69,25 @@ impl Emitter<'_> {
 
     fn clamp(&mut self, x: Value, to: DType, shape: Shape) -> Value {
         let (low, high) = to.range();
-        let low = self.constant(DType::I32, low, shape);
-        let high = self.constant(DType::I32, high, shape);
+        let low = self.constant(compute_dtype(to), low, shape);
+        let high = self.constant(compute_dtype(to), high, shape);
         let above = self.b.ins().smax(x, low);
         self.b.ins().smin(above, high)
     }
 
     fn wrap(&mut self, x: Value, to: DType, shape: Shape) -> Value {
-        if to == DType::U8 {
-            let mask = self.constant(DType::I32, Scalar::Int(255), shape);
+        let (low, high) = to.range();
+        if low == Scalar::Int(0) {
+            let mask = self.constant(compute_dtype(to), high, shape);
             return self.b.ins().band(x, mask);
         }
-        let high = self.b.ins().ishl_imm_u(x, 24);
-        self.b.ins().sshr_imm_u(high, 24)
+        let unused = (compute_dtype(to).size_bytes() - to.size_bytes()) as i64 * 8;
+        let high = self.b.ins().ishl_imm_u(x, unused);
+        self.b.ins().sshr_imm_u(high, unused)
     }
 
     fn int(&mut self, value: i64, shape: Shape) -> Value {
-        self.constant(DType::I32, Scalar::Int(value), shape)
+        self.constant(DType::I32, Scalar::Int(value.into()), shape)
     }
 
     fn as_float(&mut self, bits: Value, shape: Shape) -> Value {

@@ -350,7 +350,16 @@ impl<'a> Emitter<'a> {
         let lane = match dtype {
             DType::Bool => self.mask_of_scalar(init),
             DType::F32 | DType::I32 => init,
-            DType::F64 | DType::I64 | DType::F16 | DType::BF16 | DType::I8 | DType::U8 => {
+            DType::F64
+            | DType::I64
+            | DType::U64
+            | DType::F16
+            | DType::BF16
+            | DType::I8
+            | DType::I16
+            | DType::U8
+            | DType::U16
+            | DType::U32 => {
                 panic!("{dtype} has no lanes")
             }
         };
@@ -510,7 +519,7 @@ impl<'a> Emitter<'a> {
             (DType::I32, Shape::Scalar) => {
                 self.b.ins().iconst(types::I32, value.to_i64() as i32 as u32 as i64)
             }
-            (DType::I64, Shape::Scalar) => self.b.ins().iconst(types::I64, value.to_i64()),
+            (DType::I64 | DType::U64, Shape::Scalar) => self.b.ins().iconst(types::I64, value.to_i64()),
             (DType::Bool, Shape::Scalar) => self.b.ins().iconst(types::I8, (value.to_i64() != 0) as i64),
             (DType::F32, Shape::Vector) => {
                 self.vector_constant(types::F32X4, (value.to_f64() as f32).to_bits())
@@ -519,8 +528,11 @@ impl<'a> Emitter<'a> {
             (DType::Bool, Shape::Vector) => {
                 self.vector_constant(types::I32X4, if value.to_i64() != 0 { u32::MAX } else { 0 })
             }
-            (DType::F64 | DType::I64, Shape::Vector)
-            | (DType::F16 | DType::BF16 | DType::I8 | DType::U8, Shape::Scalar | Shape::Vector) => {
+            (DType::F64 | DType::I64 | DType::U64, Shape::Vector)
+            | (
+                DType::F16 | DType::BF16 | DType::I8 | DType::I16 | DType::U8 | DType::U16 | DType::U32,
+                Shape::Scalar | Shape::Vector,
+            ) => {
                 panic!("no {dtype} constant has the shape {shape:?}")
             }
         }

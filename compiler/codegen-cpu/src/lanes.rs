@@ -31,12 +31,14 @@ pub(crate) fn register_type(dtype: DType, shape: Shape) -> Type {
         (DType::F32, Shape::Scalar) => types::F32,
         (DType::F64, Shape::Scalar) => types::F64,
         (DType::I32, Shape::Scalar) => types::I32,
-        (DType::I64, Shape::Scalar) => types::I64,
+        (DType::I64 | DType::U64, Shape::Scalar) => types::I64,
         (DType::Bool, Shape::Scalar) => types::I8,
         (DType::F32, Shape::Vector) => types::F32X4,
         (DType::I32 | DType::Bool, Shape::Vector) => types::I32X4,
-        (DType::F64 | DType::I64, Shape::Vector) => panic!("64-bit values have no lanes here"),
-        (DType::F16 | DType::BF16 | DType::I8 | DType::U8, _) => panic!("{dtype} exists in memory only"),
+        (DType::F64 | DType::I64 | DType::U64, Shape::Vector) => panic!("64-bit values have no lanes here"),
+        (DType::F16 | DType::BF16 | DType::I8 | DType::I16 | DType::U8 | DType::U16 | DType::U32, _) => {
+            panic!("{dtype} exists in memory only")
+        }
     }
 }
 
@@ -44,6 +46,7 @@ pub(crate) fn register_type(dtype: DType, shape: Shape) -> Type {
 pub(crate) fn has_lanes(dtype: DType) -> bool {
     match dtype {
         DType::F32 | DType::I32 | DType::Bool => true,
-        DType::F64 | DType::I64 | DType::F16 | DType::BF16 | DType::I8 | DType::U8 => false,
+        DType::F64 | DType::I64 | DType::U64 => false,
+        DType::F16 | DType::BF16 | DType::I8 | DType::I16 | DType::U8 | DType::U16 | DType::U32 => false,
     }
 }

@@ -248,11 +248,14 @@ impl Emitter<'_> {
 
     fn load_scalar(&mut self, dtype: DType, Address { base, offset }: Address) -> Value {
         match dtype {
-            DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::Bool => {
+            DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::U64 | DType::Bool => {
                 self.b.ins().load(register_type(dtype, Shape::Scalar), flags(), base, offset)
             }
             DType::I8 => self.b.ins().sload8(types::I32, flags(), base, offset),
+            DType::I16 => self.b.ins().sload16(types::I32, flags(), base, offset),
             DType::U8 => self.b.ins().uload8(types::I32, flags(), base, offset),
+            DType::U16 => self.b.ins().uload16(types::I32, flags(), base, offset),
+            DType::U32 => self.b.ins().uload32(flags(), base, offset),
             DType::F16 | DType::BF16 => {
                 let bits = self.b.ins().uload16(types::I32, flags(), base, offset);
                 self.widen_bits(dtype, bits, Shape::Scalar)
@@ -281,11 +284,13 @@ impl Emitter<'_> {
                     }
                 }
             }
+            DType::I16 => self.b.ins().sload16x4(flags(), base, offset),
+            DType::U16 => self.b.ins().uload16x4(flags(), base, offset),
             DType::F16 | DType::BF16 => {
                 let bits = self.b.ins().uload16x4(flags(), base, offset);
                 self.widen_bits(dtype, bits, Shape::Vector)
             }
-            DType::F64 | DType::I64 => panic!("64-bit values have no lanes here"),
+            DType::F64 | DType::I64 | DType::U32 | DType::U64 => panic!("64-bit values have no lanes here"),
         }
     }
 
@@ -371,11 +376,17 @@ impl Emitter<'_> {
         let Address { base, offset } =
             self.address(self.place_base(place), dtype.size_bytes() as i64, index, dynamic, lane as i64);
         match dtype {
-            DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::Bool => {
+            DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::U64 | DType::Bool => {
                 self.b.ins().store(flags(), scalar, base, offset);
             }
             DType::I8 | DType::U8 => {
                 self.b.ins().istore8(flags(), scalar, base, offset);
+            }
+            DType::I16 | DType::U16 => {
+                self.b.ins().istore16(flags(), scalar, base, offset);
+            }
+            DType::U32 => {
+                self.b.ins().istore32(flags(), scalar, base, offset);
             }
             DType::F16 | DType::BF16 => {
                 let bits = self.narrow_bits(dtype, scalar, Shape::Scalar);
@@ -399,12 +410,18 @@ impl Emitter<'_> {
                 let bytes = self.b.ins().unarrow(halves, halves);
                 self.first_lane(bytes, types::I32X4)
             }
+            DType::I16 | DType::U16 => {
+                let mask = self.constant(DType::I32, Scalar::Int(0xffff), Shape::Vector);
+                let low = self.b.ins().band(register, mask);
+                let halves = self.b.ins().unarrow(low, low);
+                self.first_lane(halves, types::I64X2)
+            }
             DType::F16 | DType::BF16 => {
                 let bits = self.narrow_bits(dtype, register, Shape::Vector);
                 let halves = self.b.ins().unarrow(bits, bits);
                 self.first_lane(halves, types::I64X2)
             }
-            DType::F64 | DType::I64 => panic!("64-bit values have no lanes here"),
+            DType::F64 | DType::I64 | DType::U32 | DType::U64 => panic!("64-bit values have no lanes here"),
         };
         self.b.ins().store(flags(), packed, base, offset);
     }

@@ -126,7 +126,12 @@ impl Emitter<'_> {
         let a = args[0];
         match f {
             F::Neg => self.b.ins().ineg(a),
+            F::Abs if dtype == DType::U64 => a,
             F::Abs => self.b.ins().iabs(a),
+            F::Sign if dtype == DType::U64 => {
+                let one = self.constant(dtype, Scalar::Int(1), shape);
+                self.b.ins().umin(a, one)
+            }
             F::Sign => {
                 let one = self.constant(dtype, Scalar::Int(1), shape);
                 let minus_one = self.constant(dtype, Scalar::Int(-1), shape);
@@ -145,6 +150,8 @@ impl Emitter<'_> {
                 let product = self.b.ins().imul(a, args[1]);
                 self.b.ins().iadd(product, args[2])
             }
+            F::Max if dtype == DType::U64 => self.b.ins().umax(a, args[1]),
+            F::Min if dtype == DType::U64 => self.b.ins().umin(a, args[1]),
             F::Max => self.b.ins().smax(a, args[1]),
             F::Min => self.b.ins().smin(a, args[1]),
             F::And => self.b.ins().band(a, args[1]),
@@ -156,10 +163,14 @@ impl Emitter<'_> {
                 (None, Shape::Vector) => self.lane_by_lane(f, dtype, args),
             },
             F::Div | F::Rem | F::Pow if shape == Shape::Vector => self.lane_by_lane(f, dtype, args),
+            F::Div | F::Rem if dtype == DType::U64 => self.divide_unsigned(f, a, args[1]),
             F::Div | F::Rem => self.divide(f, dtype, a, args[1], constant),
             F::Pow => {
-                let wide: Vec<_> =
+                let mut wide: Vec<_> =
                     args.iter().map(|x| self.convert(*x, dtype, DType::I64, Shape::Scalar)).collect();
+                if dtype == DType::U64 {
+                    wide[1] = self.signed_exponent(wide[1]);
+                }
                 let result = self.call(F::Pow, DType::I64, &wide);
                 self.convert(result, DType::I64, dtype, Shape::Scalar)
             }
@@ -193,6 +204,7 @@ impl Emitter<'_> {
             (true, _, _) => self.b.ins().fcmp(float, a, b),
             // In a mask, true is -1 and so below false.
             (false, DType::Bool, Shape::Vector) => self.b.ins().icmp(integer, b, a),
+            (false, DType::U64, _) => self.b.ins().icmp(integer.unsigned(), a, b),
             (false, _, _) => self.b.ins().icmp(integer, a, b),
         }
     }
@@ -356,6 +368,31 @@ impl Emitter<'_> {
             // The remainder by 1 is the 0 that both cases want.
             false => self.b.ins().srem(a, divisor),
         }
+    }
+
+    /// The processor traps on a zero divisor, so that one divides by 1 and is patched.
+    fn divide_unsigned(&mut self, f: PointwiseFn, a: Value, b: Value) -> Value {
+        let is_zero = self.b.ins().icmp_imm_u(IntCC::Equal, b, 0);
+        let one = self.b.ins().iconst(types::I64, 1);
+        let divisor = self.b.ins().select(is_zero, one, b);
+        if f == F::Rem {
+            // The remainder by 1 is the 0 that is wanted.
+            return self.b.ins().urem(a, divisor);
+        }
+        let quotient = self.b.ins().udiv(a, divisor);
+        let zero = self.b.ins().iconst(types::I64, 0);
+        self.b.ins().select(is_zero, zero, quotient)
+    }
+
+    /// An exponent from 0 to `i64::MAX` that gives the same power modulo 2^64 as this `u64`. Odd numbers return to 1
+    /// after 2^62 steps, and even ones are 0 from 64 steps on.
+    fn signed_exponent(&mut self, exponent: Value) -> Value {
+        let period = self.b.ins().iconst(types::I64, 1 << 62);
+        let mask = self.b.ins().iconst(types::I64, (1 << 62) - 1);
+        let rest = self.b.ins().band(exponent, mask);
+        let folded = self.b.ins().bor(rest, period);
+        let large = self.b.ins().icmp_imm_s(IntCC::SignedLessThan, exponent, 0);
+        self.b.ins().select(large, folded, exponent)
     }
 
     /// Applies the scalar form to each lane of operands that share one dtype.

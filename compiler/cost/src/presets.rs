@@ -25,8 +25,8 @@ pub fn cpu_default(threads: usize) -> DeviceDescription {
     let share = |dtype| match dtype {
         DType::F32 => 1.0,
         DType::F64 | DType::F16 | DType::BF16 => 0.5,
-        DType::I8 | DType::U8 | DType::I32 | DType::Bool => 0.5,
-        DType::I64 => 0.125,
+        DType::I8 | DType::I16 | DType::U8 | DType::U16 | DType::I32 | DType::U32 | DType::Bool => 0.5,
+        DType::I64 | DType::U64 => 0.125,
     };
     let flops_per_s: BTreeMap<DType, f64> =
         DType::ALL.into_iter().map(|dtype| (dtype, f32_rate * share(dtype))).collect();

@@ -440,7 +440,7 @@ pub(crate) fn build_update(source: Source, id: NodeId, name: String) -> Built {
         let start = emitter.emit(*start, &[]);
         let wide = emitter.builder.dtype(start);
         let zero = emitter.builder.constant(wide, Scalar::Int(0));
-        let last = emitter.builder.constant(wide, Scalar::Int((whole[*dim] - slice[*dim]) as i64));
+        let last = emitter.builder.constant(wide, Scalar::Int((whole[*dim] - slice[*dim]) as i128));
         let start = emitter.builder.apply(PointwiseFn::Max, &[start, zero]);
         let start = emitter.builder.apply(PointwiseFn::Min, &[start, last]);
         let start = emitter.builder.convert(DType::I32, start);

@@ -142,10 +142,10 @@ impl<'a> Emitter<'a> {
             }
             Op::Pointwise(op) => {
                 let mut args: Vec<ValueId> = operands.iter().map(|operand| self.emit(*operand, at)).collect();
-                let narrow = dtype.size_bytes() == 1 && dtype != DType::Bool;
+                let narrow = matches!(dtype, DType::I8 | DType::I16);
                 if narrow && op.function == PointwiseFn::ShiftRight {
-                    // Zeros are moved into eight bits, not into the thirty-two of the register.
-                    let mask = self.builder.i32(0xff);
+                    // Zeros are moved into the bits of the dtype, not into the thirty-two of the register.
+                    let mask = self.builder.i32((1 << (8 * dtype.size_bytes())) - 1);
                     args[0] = self.builder.apply(PointwiseFn::And, &[args[0], mask]);
                 }
                 let value = self.builder.apply(op.function, &args);
@@ -354,7 +354,7 @@ impl<'a> Emitter<'a> {
         let wide = self.builder.dtype(value);
         let (zero, last) = (
             self.builder.constant(wide, Scalar::Int(0)),
-            self.builder.constant(wide, Scalar::Int(last as i64)),
+            self.builder.constant(wide, Scalar::Int(last as i128)),
         );
         let clamped = self.builder.apply(PointwiseFn::Max, &[value, zero]);
         let clamped = self.builder.apply(PointwiseFn::Min, &[clamped, last]);

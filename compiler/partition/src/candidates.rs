@@ -117,7 +117,7 @@ mod tests {
     fn operand(ty: &TensorType, seed: usize) -> Array {
         let least = usize::from(ty.dtype != thalweg_base::DType::Bool);
         let number = |index: &[usize]| index.iter().fold(seed, |hash, at| hash * 31 + at * 7 + 3) % 5 + least;
-        Array::from_fn(ty.dtype, &ty.sizes(), |index| Scalar::Int(number(index) as i64))
+        Array::from_fn(ty.dtype, &ty.sizes(), |index| Scalar::Int(number(index) as i128))
     }
 
     /// For every sample and group: the op of a sum is the sum of the op's results for its parts.

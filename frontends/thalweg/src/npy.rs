@@ -47,8 +47,12 @@ fn descr(dtype: DType) -> &'static str {
         DType::F16 => "<f2",
         DType::I8 => "|i1",
         DType::U8 => "|u1",
+        DType::I16 => "<i2",
+        DType::U16 => "<u2",
         DType::I32 => "<i4",
+        DType::U32 => "<u4",
         DType::I64 => "<i8",
+        DType::U64 => "<u8",
         DType::Bool => "|b1",
     }
 }
@@ -146,11 +150,15 @@ fn element(descr: &str) -> std::result::Result<(DType, FileElement), String> {
         "f2" => DType::F16,
         "i1" => DType::I8,
         "u1" => DType::U8,
+        "i2" => DType::I16,
+        "u2" => DType::U16,
         "i4" => DType::I32,
+        "u4" => DType::U32,
         "i8" => DType::I64,
+        "u8" => DType::U64,
         "b1" => DType::Bool,
         _ => {
-            let known = "f2, f4, f8, i1, i4, i8, u1 and b1";
+            let known = "f2, f4, f8, i1, i2, i4, i8, u1, u2, u4, u8 and b1";
             return Err(format!(
                 "elements of type `{descr}` cannot be read; convert the array to one of {known}"
             ));

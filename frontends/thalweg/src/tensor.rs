@@ -16,7 +16,8 @@ use thalweg_base::{DType, Literal};
 #[derive(Clone, PartialEq)]
 pub struct Tensor(pub(crate) Literal);
 
-/// A type of elements: `f32`, `f64`, `f16`, `bf16`, `i8`, `u8`, `i32`, `i64` or `bool`.
+/// A type of elements: `f32`, `f64`, `f16`, `bf16`, `i8`, `i16`, `i32`, `i64`, `u8`, `u16`, `u32`, `u64` or
+/// `bool`.
 pub trait Element: Copy + private::Sealed + 'static {
     /// The dtype that the elements have in a tensor.
     const DTYPE: DType;
@@ -55,7 +56,8 @@ macro_rules! element {
 }
 
 element! {
-    f32 => F32, f64 => F64, half::f16 => F16, half::bf16 => BF16, i8 => I8, u8 => U8, i32 => I32, i64 => I64,
+    f32 => F32, f64 => F64, half::f16 => F16, half::bf16 => BF16, i8 => I8, i16 => I16, i32 => I32, i64 => I64,
+    u8 => U8, u16 => U16, u32 => U32, u64 => U64,
 }
 
 impl private::Sealed for bool {}

@@ -434,7 +434,7 @@ fn feed(
             "total_steps" => total,
             name => return Err(Error::Data(format!("the reader gives no column `{name}`"))),
         };
-        let literal = thalweg_base::Literal::scalar(DType::I32, Scalar::Int(value as i64));
+        let literal = thalweg_base::Literal::scalar(DType::I32, Scalar::Int(value as i128));
         executor.set_input(at, TensorView::from(&literal))?;
     }
     Ok(())

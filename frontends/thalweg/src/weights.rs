@@ -139,8 +139,12 @@ fn dtype_name(dtype: DType) -> &'static str {
         DType::BF16 => "BF16",
         DType::I8 => "I8",
         DType::U8 => "U8",
+        DType::I16 => "I16",
+        DType::U16 => "U16",
         DType::I32 => "I32",
+        DType::U32 => "U32",
         DType::I64 => "I64",
+        DType::U64 => "U64",
         DType::Bool => "BOOL",
     }
 }

@@ -18,27 +18,39 @@ pub enum DType {
     BF16,
     /// Signed 8 bits, wrapping.
     I8,
-    /// Unsigned 8 bits, wrapping.
-    U8,
+    /// Signed 16 bits, wrapping.
+    I16,
     /// Signed 32 bits, wrapping.
     I32,
     /// Signed 64 bits, wrapping.
     I64,
+    /// Unsigned 8 bits, wrapping.
+    U8,
+    /// Unsigned 16 bits, wrapping.
+    U16,
+    /// Unsigned 32 bits, wrapping.
+    U32,
+    /// Unsigned 64 bits, wrapping.
+    U64,
     /// A truth value, one byte that is 0 or 1.
     Bool,
 }
 
 impl DType {
     /// Every dtype, in declaration order.
-    pub const ALL: [DType; 9] = [
+    pub const ALL: [DType; 13] = [
         DType::F32,
         DType::F64,
         DType::F16,
         DType::BF16,
         DType::I8,
-        DType::U8,
+        DType::I16,
         DType::I32,
         DType::I64,
+        DType::U8,
+        DType::U16,
+        DType::U32,
+        DType::U64,
         DType::Bool,
     ];
 
@@ -50,9 +62,13 @@ impl DType {
             DType::F16 => "f16",
             DType::BF16 => "bf16",
             DType::I8 => "i8",
-            DType::U8 => "u8",
+            DType::I16 => "i16",
             DType::I32 => "i32",
             DType::I64 => "i64",
+            DType::U8 => "u8",
+            DType::U16 => "u16",
+            DType::U32 => "u32",
+            DType::U64 => "u64",
             DType::Bool => "bool",
         }
     }
@@ -60,9 +76,9 @@ impl DType {
     /// Size of one element in bytes.
     pub fn size_bytes(self) -> usize {
         match self {
-            DType::F64 | DType::I64 => 8,
-            DType::F32 | DType::I32 => 4,
-            DType::F16 | DType::BF16 => 2,
+            DType::F64 | DType::I64 | DType::U64 => 8,
+            DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
         }
     }
@@ -71,7 +87,8 @@ impl DType {
     pub fn is_float(self) -> bool {
         match self {
             DType::F32 | DType::F64 | DType::F16 | DType::BF16 => true,
-            DType::I8 | DType::U8 | DType::I32 | DType::I64 | DType::Bool => false,
+            DType::I8 | DType::I16 | DType::I32 | DType::I64 => false,
+            DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool => false,
         }
     }
 
@@ -87,7 +104,8 @@ impl DType {
             DType::F64 => f64::EPSILON,
             DType::F16 => 2f64.powi(-10),
             DType::BF16 => 2f64.powi(-7),
-            DType::I8 | DType::U8 | DType::I32 | DType::I64 | DType::Bool => 0.0,
+            DType::I8 | DType::I16 | DType::I32 | DType::I64 => 0.0,
+            DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool => 0.0,
         }
     }
 
@@ -98,10 +116,14 @@ impl DType {
             DType::F32 | DType::F64 | DType::F16 | DType::BF16 => {
                 (Float(f64::NEG_INFINITY), Float(f64::INFINITY))
             }
-            DType::I8 => (Int(i8::MIN as i64), Int(i8::MAX as i64)),
-            DType::U8 => (Int(0), Int(u8::MAX as i64)),
-            DType::I32 => (Int(i32::MIN as i64), Int(i32::MAX as i64)),
-            DType::I64 => (Int(i64::MIN), Int(i64::MAX)),
+            DType::I8 => (Int(i8::MIN.into()), Int(i8::MAX.into())),
+            DType::I16 => (Int(i16::MIN.into()), Int(i16::MAX.into())),
+            DType::I32 => (Int(i32::MIN.into()), Int(i32::MAX.into())),
+            DType::I64 => (Int(i64::MIN.into()), Int(i64::MAX.into())),
+            DType::U8 => (Int(0), Int(u8::MAX.into())),
+            DType::U16 => (Int(0), Int(u16::MAX.into())),
+            DType::U32 => (Int(0), Int(u32::MAX.into())),
+            DType::U64 => (Int(0), Int(u64::MAX.into())),
             DType::Bool => (Int(0), Int(1)),
         }
     }

@@ -300,7 +300,7 @@ impl PointwiseFn {
                 (Scalar::Int(a), Scalar::Int(b)) => self.compare(&a, &b),
                 (a, b) => self.compare(&a.to_f64(), &b.to_f64()),
             };
-            return Scalar::Int(holds as i64);
+            return Scalar::Int(holds.into());
         }
         match dtype.is_float() {
             true => {
@@ -308,7 +308,7 @@ impl PointwiseFn {
                 Scalar::Float(self.eval_float(&floats)).convert(dtype)
             }
             false => {
-                let ints = args.iter().map(|value| value.to_i64()).collect::<Vec<_>>();
+                let ints = args.iter().map(|value| value.to_i128()).collect::<Vec<_>>();
                 Scalar::Int(self.eval_int(dtype, &ints)).convert(dtype)
             }
         }
@@ -383,11 +383,11 @@ impl PointwiseFn {
         }
     }
 
-    fn eval_int(self, dtype: DType, args: &[i64]) -> i64 {
+    fn eval_int(self, dtype: DType, args: &[i128]) -> i128 {
         let a = args[0];
         let b = args.get(1).copied().unwrap_or(0);
         let bits = dtype.size_bytes() as u32 * 8;
-        let within = (0..bits as i64).contains(&b);
+        let within = (0..bits as i128).contains(&b);
         match self {
             F::Neg => a.wrapping_neg(),
             F::Abs => a.wrapping_abs(),
@@ -430,8 +430,8 @@ impl PointwiseFn {
                 }
             }
             F::ShiftRight => {
-                let mask = u64::MAX >> (64 - bits);
-                if within { ((a as u64 & mask) >> b) as i64 } else { 0 }
+                let mask = i128::from(u64::MAX >> (64 - bits));
+                if within { (a & mask) >> b } else { 0 }
             }
             F::MulAdd => a.wrapping_mul(b).wrapping_add(args[2]),
             F::Exp
@@ -579,8 +579,8 @@ impl FromStr for PointwiseFn {
     }
 }
 
-/// `a^b` for integers, wrapping; a negative power is 0 except of 1 and -1, as the truncated quotient.
-fn integer_power(a: i64, b: i64) -> i64 {
+/// `a^b` for integers, wrapping (the low bits are those of any narrower dtype); a negative power is 0 except of 1 and -1, as the truncated quotient.
+fn integer_power(a: i128, b: i128) -> i128 {
     match (a, b) {
         (1, _) => 1,
         (-1, _) => {
@@ -592,7 +592,7 @@ fn integer_power(a: i64, b: i64) -> i64 {
         }
         (_, negative) if negative < 0 => 0,
         (_, _) => {
-            let (mut base, mut exponent, mut result) = (a, b, 1i64);
+            let (mut base, mut exponent, mut result) = (a, b, 1i128);
             while exponent > 0 {
                 if exponent & 1 == 1 {
                     result = result.wrapping_mul(base);

@@ -131,9 +131,16 @@ pub fn write_scalar(dtype: DType, value: Scalar, bytes: &mut Vec<u8>) {
         DType::F64 => bytes.extend(value.to_f64().to_le_bytes()),
         DType::F16 => bytes.extend(half::f16::from_f64(value.to_f64()).to_le_bytes()),
         DType::BF16 => bytes.extend(half::bf16::from_f64(value.to_f64()).to_le_bytes()),
-        DType::I8 | DType::U8 | DType::Bool => bytes.push(value.to_i64() as u8),
-        DType::I32 => bytes.extend((value.to_i64() as i32).to_le_bytes()),
-        DType::I64 => bytes.extend(value.to_i64().to_le_bytes()),
+        // In two's complement the low bytes of a value are those of the same value in fewer bits.
+        DType::I8
+        | DType::I16
+        | DType::I32
+        | DType::I64
+        | DType::U8
+        | DType::U16
+        | DType::U32
+        | DType::U64
+        | DType::Bool => bytes.extend(&value.to_i128().to_le_bytes()[..dtype.size_bytes()]),
     }
 }
 
@@ -147,10 +154,14 @@ pub fn read_scalar(dtype: DType, bytes: &[u8]) -> Scalar {
         DType::F64 => Scalar::Float(f64::from_le_bytes(fixed(bytes))),
         DType::F16 => Scalar::Float(half::f16::from_le_bytes(fixed(bytes)).to_f64()),
         DType::BF16 => Scalar::Float(half::bf16::from_le_bytes(fixed(bytes)).to_f64()),
-        DType::I8 => Scalar::Int(bytes[0] as i8 as i64),
-        DType::U8 | DType::Bool => Scalar::Int(bytes[0] as i64),
-        DType::I32 => Scalar::Int(i32::from_le_bytes(fixed(bytes)) as i64),
-        DType::I64 => Scalar::Int(i64::from_le_bytes(fixed(bytes))),
+        DType::I8 => Scalar::Int(i8::from_le_bytes(fixed(bytes)).into()),
+        DType::I16 => Scalar::Int(i16::from_le_bytes(fixed(bytes)).into()),
+        DType::I32 => Scalar::Int(i32::from_le_bytes(fixed(bytes)).into()),
+        DType::I64 => Scalar::Int(i64::from_le_bytes(fixed(bytes)).into()),
+        DType::U8 | DType::Bool => Scalar::Int(bytes[0].into()),
+        DType::U16 => Scalar::Int(u16::from_le_bytes(fixed(bytes)).into()),
+        DType::U32 => Scalar::Int(u32::from_le_bytes(fixed(bytes)).into()),
+        DType::U64 => Scalar::Int(u64::from_le_bytes(fixed(bytes)).into()),
     }
 }
 

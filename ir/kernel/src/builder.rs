@@ -81,7 +81,7 @@ impl KernelBuilder {
 
     /// An `i32` constant.
     pub fn i32(&mut self, value: i32) -> ValueId {
-        self.constant(DType::I32, Scalar::Int(value as i64))
+        self.constant(DType::I32, Scalar::Int(value as i128))
     }
 
     /// A position as a value of dtype `i32` or `i64`.

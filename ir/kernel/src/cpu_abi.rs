@@ -55,7 +55,7 @@ extern "C" fn pow_f64(a: f64, b: f64) -> f64 {
 }
 
 extern "C" fn pow_i64(a: i64, b: i64) -> i64 {
-    PointwiseFn::Pow.eval(thalweg_base::DType::I64, &[Scalar::Int(a), Scalar::Int(b)]).to_i64()
+    PointwiseFn::Pow.eval(thalweg_base::DType::I64, &[Scalar::Int(a.into()), Scalar::Int(b.into())]).to_i64()
 }
 
 /// Every helper, in the order of the table.

@@ -156,7 +156,7 @@ impl<'a> Evaluator<'a> {
     fn expr(&mut self, expr: &Expr) -> Scalar {
         match expr {
             Expr::Constant(_, value) => *value,
-            Expr::Index(dtype, index) => Scalar::Int(self.position(index)).convert(*dtype),
+            Expr::Index(dtype, index) => Scalar::Int(self.position(index).into()).convert(*dtype),
             Expr::Load { place, index, guard, otherwise } => match self.holds(*guard) {
                 true => *self.element(*place, index),
                 false => *otherwise,
@@ -176,11 +176,19 @@ impl<'a> Evaluator<'a> {
 /// The same bits as the dtype of that size.
 pub(crate) fn bitcast(dtype: DType, value: Scalar) -> Scalar {
     match dtype {
-        DType::I32 => Scalar::Int((value.to_f64() as f32).to_bits() as i32 as i64),
+        DType::I32 => Scalar::Int((value.to_f64() as f32).to_bits() as i32 as i128),
         DType::F32 => Scalar::Float(f32::from_bits(value.to_i64() as u32) as f64),
-        DType::I64 => Scalar::Int(value.to_f64().to_bits() as i64),
+        DType::I64 => Scalar::Int((value.to_f64().to_bits() as i64).into()),
         DType::F64 => Scalar::Float(f64::from_bits(value.to_i64() as u64)),
-        DType::F16 | DType::BF16 | DType::I8 | DType::U8 | DType::Bool => {
+        DType::F16
+        | DType::BF16
+        | DType::I8
+        | DType::I16
+        | DType::U8
+        | DType::U16
+        | DType::U32
+        | DType::U64
+        | DType::Bool => {
             panic!("no bits are cast to {dtype}")
         }
     }

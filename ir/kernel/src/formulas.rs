@@ -112,7 +112,7 @@ impl Formulas {
     }
 
     fn i(&mut self, value: i32) -> ValueId {
-        self.constant(DType::I32, value as u32, Scalar::Int(value as i64))
+        self.constant(DType::I32, value as u32, Scalar::Int(value as i128))
     }
 
     fn apply(&mut self, function: PointwiseFn, operands: &[ValueId]) -> ValueId {

@@ -264,7 +264,8 @@ pub enum Expr {
     },
     /// A scalar function, typed by [`PointwiseFn::result`].
     Pointwise(PointwiseFn, Vec<ValueId>),
-    /// Converts as [`Scalar::convert`] does. A storage dtype (`f16`, `bf16`, `i8`, `u8`) rounds or wraps to it and stays
+    /// Converts as [`Scalar::convert`] does. A storage dtype (`f16`, `bf16`, `i8`, `i16`,
+    /// `u8`, `u16`, `u32`) rounds or wraps to it and stays
     /// in its compute dtype: lowering puts one after every operation of such a dtype, because the reference evaluator
     /// rounds there. On the way to `f16` or `bf16`, values of `f64`, `i32` and `i64` may be rounded to `f32` first.
     Convert(DType, ValueId),
@@ -272,14 +273,15 @@ pub enum Expr {
     Bitcast(DType, ValueId),
 }
 
-/// The dtype of a value in a register that was loaded from `dtype`: `f32` for `f16` and `bf16`, `i32` for `i8` and `u8`,
-/// else itself.
+/// The dtype of a value in a register that was loaded from `dtype`: `f32` for `f16` and `bf16`, `i32` for the integers
+/// of 8 and 16 bits, `i64` for `u32`, else itself.
 pub fn compute_dtype(dtype: DType) -> DType {
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 => DType::F32,
-        DType::I32 | DType::I8 | DType::U8 => DType::I32,
+        DType::I32 | DType::I8 | DType::I16 | DType::U8 | DType::U16 => DType::I32,
         DType::F64 => DType::F64,
-        DType::I64 => DType::I64,
+        DType::I64 | DType::U32 => DType::I64,
+        DType::U64 => DType::U64,
         DType::Bool => DType::Bool,
     }
 }

@@ -72,7 +72,12 @@ impl ReduceFn {
     /// Combines two values of `dtype` without rounding in between; `bool` is combined as integers 0 and 1.
     pub fn combine(self, a: Scalar, b: Scalar) -> Scalar {
         match (a, b) {
-            (Scalar::Int(_), Scalar::Int(_)) => self.pointwise().eval(DType::I64, &[a, b]),
+            (Scalar::Int(a), Scalar::Int(b)) => Scalar::Int(match self {
+                ReduceFn::Sum => a.wrapping_add(b),
+                ReduceFn::Prod => a.wrapping_mul(b),
+                ReduceFn::Max => a.max(b),
+                ReduceFn::Min => a.min(b),
+            }),
             (_, _) => self.pointwise().eval(DType::F64, &[a, b]),
         }
     }

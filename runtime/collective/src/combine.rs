@@ -69,8 +69,12 @@ element! {
     Bf16: bf16, f32, |value| value.to_f32(), |sum| bf16::from_f32(sum), |a, b| a + b, |a, b| a * b;
     I8: i8, i8, |value| value, |sum| sum, i8::wrapping_add, i8::wrapping_mul;
     U8: u8, u8, |value| value, |sum| sum, u8::wrapping_add, u8::wrapping_mul;
+    I16: i16, i16, |value| value, |sum| sum, i16::wrapping_add, i16::wrapping_mul;
+    U16: u16, u16, |value| value, |sum| sum, u16::wrapping_add, u16::wrapping_mul;
     I32: i32, i32, |value| value, |sum| sum, i32::wrapping_add, i32::wrapping_mul;
+    U32: u32, u32, |value| value, |sum| sum, u32::wrapping_add, u32::wrapping_mul;
     I64: i64, i64, |value| value, |sum| sum, i64::wrapping_add, i64::wrapping_mul;
+    U64: u64, u64, |value| value, |sum| sum, u64::wrapping_add, u64::wrapping_mul;
     // The sum of truth values is whether one of them holds, their product whether all do.
     Bool: u8, u8, |value| (value != 0) as u8, |sum| sum, |a, b| a | b, |a, b| a & b;
 }
@@ -94,6 +98,10 @@ pub(crate) fn combine(
         DType::BF16 => typed::<Bf16>(function, members, operand, out),
         DType::I8 => typed::<I8>(function, members, operand, out),
         DType::U8 => typed::<U8>(function, members, operand, out),
+        DType::I16 => typed::<I16>(function, members, operand, out),
+        DType::U16 => typed::<U16>(function, members, operand, out),
+        DType::U32 => typed::<U32>(function, members, operand, out),
+        DType::U64 => typed::<U64>(function, members, operand, out),
         DType::I32 => typed::<I32>(function, members, operand, out),
         DType::I64 => typed::<I64>(function, members, operand, out),
         DType::Bool => typed::<Bool>(function, members, operand, out),

@@ -104,8 +104,9 @@ pub fn detect(threads: Option<usize>) -> DeviceDescription {
 fn rates(f32_rate: f64) -> BTreeMap<DType, f64> {
     let share = |dtype: DType| match dtype {
         DType::F32 | DType::F16 | DType::BF16 => 1.0,
-        DType::F64 | DType::I32 | DType::I8 | DType::U8 | DType::Bool => 0.5,
-        DType::I64 => 0.125,
+        DType::F64 | DType::I8 | DType::I16 | DType::I32 => 0.5,
+        DType::U8 | DType::U16 | DType::U32 | DType::Bool => 0.5,
+        DType::I64 | DType::U64 => 0.125,
     };
     DType::ALL.into_iter().map(|dtype| (dtype, f32_rate * share(dtype))).collect()
 }

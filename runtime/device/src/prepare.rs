@@ -503,8 +503,10 @@ fn kernel_dtype(dtype: DType) -> Option<kernels::DType> {
         DType::BF16 => Some(kernels::DType::Bf16),
         DType::I8 => Some(kernels::DType::I8),
         DType::U8 => Some(kernels::DType::U8),
-        DType::I32 => Some(kernels::DType::I32),
-        DType::I64 => Some(kernels::DType::I64),
+        // Products and sums of unsigned integers have the bits of those of signed ones.
+        DType::I16 | DType::U16 => Some(kernels::DType::I16),
+        DType::I32 | DType::U32 => Some(kernels::DType::I32),
+        DType::I64 | DType::U64 => Some(kernels::DType::I64),
         DType::Bool => None,
     }
 }

@@ -295,7 +295,7 @@ impl Run<'_, '_> {
             let mut order: Vec<usize> = (0..sort.length).collect();
             order.sort_by(|x, y| compare(keys[*x], keys[*y], sort.descending));
             for (rank, position) in order.into_iter().enumerate() {
-                self.set(DType::I32, result, index(rank), Scalar::Int(position as i64));
+                self.set(DType::I32, result, index(rank), Scalar::Int(position as i128));
             }
         }
     }

@@ -103,6 +103,7 @@ summed! {
     f16, f32, 0.0, |sum, value| sum + value.to_f32(), |total| f16::from_f32(total);
     bf16, f32, 0.0, |sum, value| sum + value.to_f32(), |total| bf16::from_f32(total);
     u8, u8, 0, |sum, value| sum.wrapping_add(value), |total| total;
+    u16, u16, 0, |sum, value| sum.wrapping_add(value), |total| total;
     i32, i32, 0, |sum, value| sum.wrapping_add(value), |total| total;
     i64, i64, 0, |sum, value| sum.wrapping_add(value), |total| total;
 }
@@ -143,7 +144,8 @@ impl ScatterRoutine {
             DType::F16 | DType::BF16 => {
                 scatter.batch * scatter.before * scatter.size * scatter.after * size_of::<f32>()
             }
-            DType::F32 | DType::F64 | DType::I8 | DType::U8 | DType::I32 | DType::I64 | DType::Bool => 0,
+            DType::F32 | DType::F64 | DType::I8 | DType::I16 | DType::I32 | DType::I64 => 0,
+            DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool => 0,
         }
     }
 
@@ -160,7 +162,7 @@ impl ScatterRoutine {
         result: *mut u8,
         workspace: *mut u8,
     ) {
-        // SAFETY: passed on to the caller. Signed and unsigned bytes wrap alike.
+        // SAFETY: passed on to the caller. Signed and unsigned integers wrap alike.
         unsafe {
             match self.scatter.dtype {
                 DType::F32 => self.typed::<f32>(pool, indices, updates, result, result),
@@ -168,8 +170,9 @@ impl ScatterRoutine {
                 DType::F16 => self.typed::<f16>(pool, indices, updates, result, workspace),
                 DType::BF16 => self.typed::<bf16>(pool, indices, updates, result, workspace),
                 DType::I8 | DType::U8 => self.typed::<u8>(pool, indices, updates, result, result),
-                DType::I32 => self.typed::<i32>(pool, indices, updates, result, result),
-                DType::I64 => self.typed::<i64>(pool, indices, updates, result, result),
+                DType::I16 | DType::U16 => self.typed::<u16>(pool, indices, updates, result, result),
+                DType::I32 | DType::U32 => self.typed::<i32>(pool, indices, updates, result, result),
+                DType::I64 | DType::U64 => self.typed::<i64>(pool, indices, updates, result, result),
                 DType::Bool => self.typed::<Truth>(pool, indices, updates, result, result),
             }
         }
@@ -250,7 +253,12 @@ unsafe fn read_index(indices: *const u8, dtype: DType, at: usize) -> i64 {
     unsafe {
         match dtype {
             DType::I8 => *indices.cast::<i8>().add(at) as i64,
+            DType::I16 => *indices.cast::<i16>().add(at) as i64,
             DType::U8 => *indices.add(at) as i64,
+            DType::U16 => *indices.cast::<u16>().add(at) as i64,
+            DType::U32 => *indices.cast::<u32>().add(at) as i64,
+            // What `i64` cannot hold becomes negative, which is outside as well.
+            DType::U64 => *indices.cast::<u64>().add(at) as i64,
             DType::I32 => *indices.cast::<i32>().add(at) as i64,
             DType::I64 => *indices.cast::<i64>().add(at),
             DType::F32 | DType::F64 | DType::F16 | DType::BF16 | DType::Bool => {
@@ -338,6 +346,10 @@ impl ArgSortRoutine {
                 DType::F64 => float(*operand.cast::<f64>().add(at)),
                 DType::F16 => float((*operand.cast::<f16>().add(at)).to_f64()),
                 DType::BF16 => float((*operand.cast::<bf16>().add(at)).to_f64()),
+                DType::I16 => integer(*operand.cast::<i16>().add(at) as i64),
+                DType::U16 => integer(*operand.cast::<u16>().add(at) as i64),
+                DType::U32 => integer(*operand.cast::<u32>().add(at) as i64),
+                DType::U64 => Some(*operand.cast::<u64>().add(at)),
                 DType::I8 => integer(*operand.cast::<i8>().add(at) as i64),
                 DType::U8 | DType::Bool => integer(*operand.add(at) as i64),
                 DType::I32 => integer(*operand.cast::<i32>().add(at) as i64),

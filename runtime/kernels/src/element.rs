@@ -14,10 +14,12 @@ pub enum DType {
     F16,
     /// The upper half of a binary32; summed in binary32, rounded once at the end.
     Bf16,
-    /// 32-bit signed integer, wrapping.
+    /// 32-bit integer, wrapping; signed and unsigned ones have the same products and sums.
     I32,
-    /// 64-bit signed integer, wrapping.
+    /// 64-bit integer, wrapping; signed and unsigned ones have the same products and sums.
     I64,
+    /// 16-bit integer, wrapping; signed and unsigned ones have the same products and sums.
+    I16,
     /// 8-bit signed integer, wrapping.
     I8,
     /// 8-bit unsigned integer, wrapping.
@@ -30,7 +32,7 @@ impl DType {
         match self {
             DType::F32 | DType::I32 => 4,
             DType::F64 | DType::I64 => 8,
-            DType::F16 | DType::Bf16 => 2,
+            DType::F16 | DType::Bf16 | DType::I16 => 2,
             DType::I8 | DType::U8 => 1,
         }
     }
@@ -38,7 +40,8 @@ impl DType {
     /// Bytes of the type in which elements are multiplied and summed.
     pub(crate) fn compute_bytes(self) -> usize {
         match self {
-            DType::F32 | DType::F16 | DType::Bf16 | DType::I32 | DType::I8 | DType::U8 => 4,
+            DType::F32 | DType::F16 | DType::Bf16 => 4,
+            DType::I32 | DType::I16 | DType::I8 | DType::U8 => 4,
             DType::F64 | DType::I64 => 8,
         }
     }
@@ -159,6 +162,7 @@ storage! {
     i64, i64, true, |x| x, |x| x;
     f16, f32, false, f16::to_f32, f16::from_f32;
     bf16, f32, false, |x| f32::from_bits(u32::from(x.to_bits()) << 16), bf16::from_f32;
+    i16, i32, false, i32::from, |x| x as i16;
     i8, i32, false, i32::from, |x| x as i8;
     u8, i32, false, i32::from, |x| x as u8;
 }
@@ -189,6 +193,10 @@ macro_rules! with_storage {
             }
             $crate::element::DType::I64 => {
                 type $s = i64;
+                $body
+            }
+            $crate::element::DType::I16 => {
+                type $s = i16;
                 $body
             }
             $crate::element::DType::I8 => {

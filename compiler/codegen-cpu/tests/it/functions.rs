@@ -39,6 +39,8 @@ fn awkward(dtype: DType) -> Array {
         2147483648.0,
         -2147483904.0,
         9.3e18,
+        1.3e19,
+        4294967040.0,
         16777217.0,
         2049.0,
         2051.0,
@@ -73,13 +75,17 @@ fn awkward(dtype: DType) -> Array {
         65535,
         65536,
         16777217,
-        i32::MAX as i64,
-        i32::MIN as i64,
+        i32::MAX as i128,
+        i32::MIN as i128,
+        u32::MAX as i128,
         1 << 31,
         1 << 40,
         -(1 << 40),
-        i64::MAX,
-        i64::MIN,
+        i64::MAX as i128,
+        i64::MIN as i128,
+        u64::MAX as i128,
+        (1 << 63) + 1025,
+        i16::MAX as i128,
         5,
         12,
         -31,
@@ -120,6 +126,10 @@ fn kernel(
     b.finish()
 }
 
+fn is_nan(value: Scalar) -> bool {
+    value.to_f64().is_nan()
+}
+
 fn compare(kernel: &Kernel, inputs: &[DType], exact: bool, what: &str) {
     for features in [Features::Host, Features::Least] {
         let mut expected: Vec<Array> = inputs.iter().map(|dtype| awkward(*dtype)).collect();
@@ -130,15 +140,18 @@ fn compare(kernel: &Kernel, inputs: &[DType], exact: bool, what: &str) {
         run(kernel, &mut got, &kernel.full_ranges(), features);
         let columns = expected[0].values.len();
         for position in 0..output.elements {
-            let [a, b] = [&expected, &got].map(|arrays| arrays[inputs.len()].values[position].to_f64());
+            let [a, b] = [&expected, &got].map(|arrays| arrays[inputs.len()].values[position]);
             let same = match exact {
-                true => a == b || (a.is_nan() && b.is_nan()),
-                false => tolerance::agree(a, b, f32::MIN_POSITIVE as f64, output.dtype, 1),
+                // Zeros of both signs and all NaNs are the same.
+                true => {
+                    a == b || a.to_f64() == b.to_f64() && output.dtype.is_float() || is_nan(a) && is_nan(b)
+                }
+                false => tolerance::agree(a.to_f64(), b.to_f64(), f32::MIN_POSITIVE as f64, output.dtype, 1),
             };
             let (x, y) = (expected[0].values[position % columns], position / columns);
             assert!(
                 same,
-                "{what} {features:?} of {x:?} and number {y}: {a} evaluated, {b} compiled\n{kernel}"
+                "{what} {features:?} of {x:?} and number {y}: {a:?} evaluated, {b:?} compiled\n{kernel}"
             );
         }
     }
@@ -146,7 +159,7 @@ fn compare(kernel: &Kernel, inputs: &[DType], exact: bool, what: &str) {
 
 #[test]
 fn every_function() {
-    let dtypes = [DType::F32, DType::F64, DType::I32, DType::I64, DType::Bool];
+    let dtypes = [DType::F32, DType::F64, DType::I32, DType::I64, DType::U64, DType::Bool];
     for function in PointwiseFn::ALL.iter().copied() {
         for dtype in dtypes {
             let mut operands = vec![dtype; function.arity()];
@@ -182,7 +195,7 @@ fn every_conversion() {
                 ];
                 // On the way to the narrow floats, f64 and integers may be rounded twice.
                 let twice = matches!(to, DType::F16 | DType::BF16)
-                    && matches!(from, DType::F64 | DType::I64 | DType::I32);
+                    && matches!(from, DType::F64 | DType::I64 | DType::I32 | DType::U32 | DType::U64);
                 for kernel in &kernels {
                     compare(kernel, &[from], !twice, &format!("{from} to {to} {lanes} lanes"));
                 }

@@ -257,7 +257,7 @@ fn fill(dtype: DType, count: usize, rng: &mut TestRng) -> Array {
         true => Scalar::Float(rng.random_range(-2.0..2.0)),
         false if dtype == DType::Bool => Scalar::Int(rng.random_range(0..2)),
         false => match rng.random_range(0..8) {
-            0 => Scalar::Int(rng.random::<i64>()),
+            0 => Scalar::Int(rng.random::<i64>().into()),
             _ => Scalar::Int(rng.random_range(-5..9)),
         },
     };
@@ -274,7 +274,7 @@ fn check(recipe: &Recipe) {
     let mut expected: Vec<Array> =
         kernel.buffers.iter().map(|buffer| fill(buffer.dtype, buffer.elements, &mut rng)).collect();
     // A permutation, so that stores through it are independent.
-    let mut positions: Vec<_> = (0..recipe.inner as i64).map(Scalar::Int).collect();
+    let mut positions: Vec<_> = (0..recipe.inner as i128).map(Scalar::Int).collect();
     for last in (1..recipe.inner).rev() {
         positions.swap(last, rng.random_range(0..=last));
     }

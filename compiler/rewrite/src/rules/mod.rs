@@ -101,9 +101,9 @@ impl On {
     fn sample_dtypes(self) -> &'static [DType] {
         match self {
             On::Any => &[DType::F32, DType::I32, DType::Bool],
-            On::Numeric => &[DType::F32, DType::F64, DType::I32, DType::U8],
+            On::Numeric => &[DType::F32, DType::F64, DType::I32, DType::U8, DType::U64],
             On::Float => &[DType::F32, DType::F64, DType::BF16],
-            On::Integer => &[DType::I32, DType::I8, DType::U8],
+            On::Integer => &[DType::I32, DType::I8, DType::U8, DType::I16, DType::U32, DType::U64],
             On::Bool => &[DType::Bool],
             On::Bits => &[DType::I32, DType::Bool],
         }
@@ -141,7 +141,8 @@ pub(crate) fn is_normal(value: f64, dtype: DType) -> bool {
         DType::F32 | DType::BF16 => f32::MIN_POSITIVE as f64,
         DType::F64 => f64::MIN_POSITIVE,
         DType::F16 => 2f64.powi(-14),
-        DType::I8 | DType::U8 | DType::I32 | DType::I64 | DType::Bool => return true,
+        DType::I8 | DType::I16 | DType::I32 | DType::I64 | DType::Bool => return true,
+        DType::U8 | DType::U16 | DType::U32 | DType::U64 => return true,
     };
     let rounded = Scalar::Float(value).convert(dtype).to_f64();
     value == 0.0 || (rounded.is_finite() && rounded.abs() >= smallest)

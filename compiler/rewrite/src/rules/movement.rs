@@ -154,17 +154,21 @@ fn reshape_units_samples() -> Vec<Graph> {
 
 /// Whether every value of `narrow` is one of `wide`.
 fn holds(wide: DType, narrow: DType) -> bool {
-    use DType::{BF16, Bool, F16, F32, F64, I8, I32, I64, U8};
+    use DType::{BF16, Bool, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
     match narrow {
         Bool => true,
         F32 => matches!(wide, F32 | F64),
         F64 => wide == F64,
         F16 => matches!(wide, F16 | F32 | F64),
         BF16 => matches!(wide, BF16 | F32 | F64),
-        I8 => matches!(wide, I8 | I32 | I64 | F16 | BF16 | F32 | F64),
-        U8 => matches!(wide, U8 | I32 | I64 | F16 | BF16 | F32 | F64),
+        I8 => matches!(wide, I8 | I16 | I32 | I64 | F16 | BF16 | F32 | F64),
+        U8 => matches!(wide, U8 | U16 | U32 | U64 | I16 | I32 | I64 | F16 | BF16 | F32 | F64),
+        I16 => matches!(wide, I16 | I32 | I64 | F32 | F64),
+        U16 => matches!(wide, U16 | U32 | U64 | I32 | I64 | F32 | F64),
         I32 => matches!(wide, I32 | I64 | F64),
+        U32 => matches!(wide, U32 | U64 | I64 | F64),
         I64 => wide == I64,
+        U64 => wide == U64,
     }
 }
 
@@ -197,6 +201,9 @@ fn convert_samples() -> Vec<Graph> {
         two(DType::F16, DType::F64, DType::F32),
         two(DType::I8, DType::I32, DType::I8),
         two(DType::I8, DType::F32, DType::I64),
+        two(DType::U16, DType::I32, DType::I8),
+        two(DType::U32, DType::U64, DType::F32),
+        two(DType::U16, DType::F32, DType::U64),
         two(DType::Bool, DType::F32, DType::I32),
     ]
 }

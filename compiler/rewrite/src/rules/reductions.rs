@@ -45,7 +45,8 @@ pub(super) fn others(rank: usize, listed: &[usize]) -> Vec<usize> {
 pub(super) fn scales_safely(dtype: DType) -> bool {
     match dtype {
         DType::F32 | DType::F64 | DType::BF16 => true,
-        DType::I8 | DType::U8 | DType::I32 | DType::I64 => true,
+        DType::I8 | DType::I16 | DType::I32 | DType::I64 => true,
+        DType::U8 | DType::U16 | DType::U32 | DType::U64 => true,
         DType::F16 | DType::Bool => false,
     }
 }
@@ -191,7 +192,7 @@ fn sum_of_broadcast(view: View, site: Site, found: &mut Vec<Term>) {
     without_new_dims(view, site, |function, term, count| {
         let ty = view.ty(site.class);
         if function == ReduceFn::Sum && is_normal(count as f64, ty.dtype) {
-            let count = Term::Uniform(ty.clone(), Scalar::Int(count).convert(ty.dtype));
+            let count = Term::Uniform(ty.clone(), Scalar::Int(count.into()).convert(ty.dtype));
             found.push(Term::pointwise(PointwiseFn::Mul, [term, count]));
         }
     });

@@ -24,11 +24,11 @@ fn leaf_value(leaf: &Leaf, seed: u64, positive: bool) -> Array {
         match (dtype.is_float(), positive) {
             (true, true) => Scalar::Float(0.5 + 1.5 * random::uniform(words[0])),
             (true, false) => Scalar::Float(random::normal(words)),
-            (false, _) if dtype == DType::Bool => Scalar::Int((words[0] & 1) as i64),
+            (false, _) if dtype == DType::Bool => Scalar::Int((words[0] & 1) as i128),
             (false, _) => match words[0] % 11 {
                 9 => dtype.range().0,
                 10 => dtype.range().1,
-                small => Scalar::Int(small as i64 - 4),
+                small => Scalar::Int(small as i128 - 4),
             },
         }
     };

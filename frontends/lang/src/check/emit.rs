@@ -238,7 +238,7 @@ impl Elaborator<'_> {
     /// A size as a tensor of rank 0. A size that is not known yet is counted where the model runs.
     pub(crate) fn size_tensor(&mut self, size: &Dim, dtype: DType, span: Span) -> Checked<Tensor> {
         if let Some(value) = size.as_constant() {
-            return self.scalar(dtype, Scalar::Int(value), span);
+            return self.scalar(dtype, Scalar::Int(value.into()), span);
         }
         let one = self.scalar(dtype, Scalar::Int(1), span)?;
         let ones =

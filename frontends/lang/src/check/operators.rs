@@ -97,14 +97,14 @@ impl Elaborator<'_> {
                 Some(value) if dtype.is_float() => Scalar::Float(value as f64),
                 Some(value) => {
                     let (low, high) = dtype.range();
-                    if dtype == DType::Bool || value < low.to_i64() || value > high.to_i64() {
+                    if dtype == DType::Bool || !(low.to_i128()..=high.to_i128()).contains(&value.into()) {
                         return Err(self.fail(misfit(format!("the integer {value}"))));
                     }
-                    Scalar::Int(value)
+                    Scalar::Int(value.into())
                 }
             },
             Value::Float(value) if dtype.is_float() => Scalar::Float(*value),
-            Value::Bool(value) if dtype == DType::Bool => Scalar::Int(*value as i64),
+            Value::Bool(value) if dtype == DType::Bool => Scalar::Int(*value as i128),
             other => return Err(self.fail(misfit(other.describe()))),
         };
         self.scalar(dtype, scalar, span)

@@ -109,7 +109,7 @@ impl Elaborator<'_> {
             value = self.call_value(&callable.clone(), vec![shape], None, expr.span)?;
         }
         let scalar =
-            |value: f64| if ty.dtype.is_float() { Scalar::Float(value) } else { Scalar::Int(value as i64) };
+            |value: f64| if ty.dtype.is_float() { Scalar::Float(value) } else { Scalar::Int(value as i128) };
         let unlike = |value: f64| !ty.dtype.is_float() && value.fract() != 0.0;
         match value {
             Value::Initializer(Initializer::Constant(value)) if unlike(value.to_f64()) => {
@@ -127,7 +127,7 @@ impl Elaborator<'_> {
                 "only floats can begin at random",
             ),
             Value::Bool(value) if ty.dtype == DType::Bool => {
-                Ok(Initializer::Constant(Scalar::Int(value as i64)))
+                Ok(Initializer::Constant(Scalar::Int(value as i128)))
             }
             value @ (Value::Int(_) | Value::Float(_)) => {
                 let value = self.float(&value, expr.span)?;

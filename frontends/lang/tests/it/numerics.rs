@@ -39,7 +39,7 @@ fn ints(shape: &[usize], values: &[i64]) -> Array {
     Array {
         dtype: DType::I32,
         shape: shape.to_vec(),
-        values: values.iter().map(|v| Scalar::Int(*v)).collect(),
+        values: values.iter().map(|v| Scalar::Int((*v).into())).collect(),
     }
 }
 

@@ -112,9 +112,13 @@ fn fits(value: f64, dtype: DType) -> bool {
     let (low, high) = match dtype {
         DType::I8 => (i8::MIN as f64, i8::MAX as f64),
         DType::U8 => (0.0, u8::MAX as f64),
+        DType::I16 => (i16::MIN as f64, i16::MAX as f64),
+        DType::U16 => (0.0, u16::MAX as f64),
         DType::I32 => (i32::MIN as f64, i32::MAX as f64),
+        DType::U32 => (0.0, u32::MAX as f64),
         DType::Bool => (0.0, 1.0),
         // Integers beyond 2^53 are not read exactly.
+        DType::U64 => (0.0, 2f64.powi(53)),
         DType::I64 | DType::F32 | DType::F64 | DType::F16 | DType::BF16 => (-(2f64.powi(53)), 2f64.powi(53)),
     };
     (low..=high).contains(&value)

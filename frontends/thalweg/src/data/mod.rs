@@ -316,7 +316,7 @@ fn meanings(dtype: DType, scale: Option<f64>) -> Vec<u8> {
 fn scaled(value: f64, dtype: DType, scale: Option<f64>) -> thalweg_base::Scalar {
     match dtype.is_float() {
         true => thalweg_base::Scalar::Float(value * scale.unwrap_or(1.0)),
-        false => thalweg_base::Scalar::Int(value as i64),
+        false => thalweg_base::Scalar::Int(value as i128),
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn read(request: &mut Request) -> Result<Read> {
         for value in &values {
             let scalar = match dtype.is_float() {
                 true => Scalar::Float(*value),
-                false => Scalar::Int(*value as i64),
+                false => Scalar::Int(*value as i128),
             };
             write_scalar(dtype, scalar, &mut bytes);
         }

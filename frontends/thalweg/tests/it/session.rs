@@ -88,9 +88,31 @@ fn every_dtype_goes_in_and_out() {
     check(&[bf16::from_f32(-3.0), bf16::MIN_POSITIVE]);
     check(&[i8::MIN, 0, i8::MAX]);
     check(&[0u8, 255]);
+    check(&[i16::MIN, -1, i16::MAX]);
+    check(&[0u16, u16::MAX]);
     check(&[i32::MIN, 7, i32::MAX]);
+    check(&[1u32, u32::MAX]);
+    check(&[1u64, u64::MAX]);
     check(&[i64::MIN, i64::MAX]);
     check(&[true, false, true]);
+}
+
+#[test]
+fn unsigned_numbers_stay_unsigned() {
+    let text = "model M(x: u64[n], y: u32[n]) -> { halves: u64[n], ratio: f64[n], above: bool[n], wide: u64[n], largest: u32[] } {
+        { halves: x / 2, ratio: convert(x, f64) / convert(y, f64), above: x > convert(y, u64), wide: x + convert(y, u64), largest: max(y) }
+    }";
+    let x = Tensor::new(&[3], &[u64::MAX, 1 << 63, 5]).unwrap();
+    let y = Tensor::new(&[3], &[1u32, u32::MAX, 6]).unwrap();
+    let outputs = session(text).run(&[("x", x), ("y", y)]).unwrap();
+    let halves = outputs.get("halves").unwrap().to_vec::<u64>().unwrap();
+    assert_eq!(halves, [i64::MAX as u64, 1 << 62, 2]);
+    let ratio = outputs.get("ratio").unwrap().to_vec::<f64>().unwrap();
+    assert_eq!(ratio, [2f64.powi(64), 2f64.powi(63) / u32::MAX as f64, 5.0 / 6.0]);
+    assert_eq!(outputs.get("above").unwrap().to_vec::<bool>().unwrap(), [true, true, false]);
+    let wide = outputs.get("wide").unwrap().to_vec::<u64>().unwrap();
+    assert_eq!(wide, [0, (1 << 63) + u32::MAX as u64, 11]);
+    assert_eq!(outputs.get("largest").unwrap().to_vec::<u32>().unwrap(), [u32::MAX]);
 }
 
 #[test]

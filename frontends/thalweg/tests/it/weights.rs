@@ -128,6 +128,36 @@ fn arrays_survive_npy_files() {
 }
 
 #[test]
+fn every_dtype_survives_files() {
+    use thalweg::DType;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("all");
+    let mut file = weights::TensorFile::default();
+    for dtype in DType::ALL {
+        // The highest bit is set in every element but those of truth values.
+        let bytes: Vec<u8> = match dtype == DType::Bool {
+            true => vec![1, 0, 1],
+            false => (0..3 * dtype.size_bytes()).map(|at| 0x80 | at as u8).collect(),
+        };
+        let literal = thalweg_base::Literal::from_bytes(dtype, &[3], bytes).unwrap();
+        let tensor = Tensor::from(literal.clone());
+        npy::write(&path, &tensor).unwrap();
+        let found = npy::read(&path).unwrap();
+        // The format has no bfloat16.
+        let expected = if dtype == DType::BF16 { DType::F32 } else { dtype };
+        assert_eq!((found.dtype(), found.to_f64()), (expected, tensor.to_f64()));
+        file.tensors.insert(dtype.name().to_string(), literal);
+    }
+    weights::write(&path, &file).unwrap();
+    assert_eq!(weights::read(&path).unwrap(), file);
+    let bytes = fs::read(&path).unwrap();
+    let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for (name, tensor) in &file.tensors {
+        assert_eq!(theirs.tensor(name).unwrap().data(), tensor.bytes(), "{name}");
+    }
+}
+
+#[test]
 fn texts_beside_tensors_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.safetensors");

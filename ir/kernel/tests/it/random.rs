@@ -26,7 +26,7 @@ fn the_same_numbers() {
         evaluate(&kernel, &mut buffers, &[(0, COUNT)]);
         for position in 0..COUNT {
             let expected = random::threefry2x32([0x1319_8a2e, -7i32 as u32], [position as u32, 3]);
-            assert_eq!(buffers[0].values[position], Scalar::Int(expected[1] as i32 as i64));
+            assert_eq!(buffers[0].values[position], Scalar::Int(expected[1] as i32 as i128));
             assert_eq!(buffers[1].values[position], Scalar::Float(random::uniform(expected[0])));
             let (normal, exact) = (buffers[2].values[position].to_f64(), random::normal(expected));
             assert!((normal - exact).abs() <= 8.0 * f32::EPSILON as f64 * exact.abs(), "{normal} {exact}");

@@ -60,7 +60,7 @@ impl OpDef for ArgSort {
                 };
                 let mut order: Vec<usize> = (0..x.shape[self.dim]).collect();
                 order.sort_by(|a, b| self.compare(at(*a), at(*b)));
-                Scalar::Int(order[index[self.dim]] as i64)
+                Scalar::Int(order[index[self.dim]] as i128)
             })
         })
     }
@@ -82,6 +82,9 @@ impl OpDef for ArgSort {
             sample(1, false, DType::F32, Fill::Distinct),
             sample(0, true, DType::F32, Fill::Distinct),
             sample(1, true, DType::I32, Fill::Normal),
+            sample(1, false, DType::I16, Fill::Normal),
+            sample(1, true, DType::U32, Fill::Normal),
+            sample(0, false, DType::U64, Fill::Normal),
         ]
     }
 }

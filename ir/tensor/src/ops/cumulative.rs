@@ -76,10 +76,17 @@ impl OpDef for Cumulative {
                 samples.push(Sample::new(Cumulative { function, dim, reverse }, &[operand]));
             }
         }
-        samples.push(Sample::new(
-            Cumulative { function: ReduceFn::Sum, dim: 0, reverse: false },
-            &[TensorType::new(DType::I64, [5])],
-        ));
+        for (function, dtype) in [
+            (ReduceFn::Sum, DType::I64),
+            (ReduceFn::Prod, DType::U16),
+            (ReduceFn::Sum, DType::U32),
+            (ReduceFn::Max, DType::U64),
+        ] {
+            samples.push(Sample::new(
+                Cumulative { function, dim: 0, reverse: false },
+                &[TensorType::new(dtype, [5])],
+            ));
+        }
         samples
     }
 }

@@ -40,7 +40,7 @@ fn check_starts(starts: &[TensorType], dims: &[usize], rank: usize) -> Result<()
 }
 
 fn clamped(start: &Array, size: usize, whole: usize) -> usize {
-    start.item().to_i64().clamp(0, (whole - size) as i64) as usize
+    start.item().to_i128().clamp(0, (whole - size) as i128) as usize
 }
 
 /// The signature of the whole, the slice, and the starts.
@@ -120,7 +120,12 @@ impl OpDef for DynamicSlice {
             ),
             Sample::filled(
                 DynamicSlice { dims: vec![0, 1], sizes: vec![2.into(), 1.into()] },
-                &[x, start.clone(), start],
+                &[x.clone(), start.clone(), start],
+            ),
+            // Far beyond the end, where the last slice is taken.
+            Sample::filled(
+                DynamicSlice { dims: vec![1], sizes: vec![3.into()] },
+                &[x, (TensorType::scalar(DType::U64), Fill::Distinct)],
             ),
         ]
     }

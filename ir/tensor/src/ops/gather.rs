@@ -107,7 +107,8 @@ impl OpDef for Gather {
             let layout = self.layout(index.shape.len());
             let shape = [&x.shape[..self.dim], &index.shape[self.batch..], &x.shape[self.dim + 1..]].concat();
             Array::from_fn(x.dtype, &shape, |y| {
-                let position = index.at(&layout.index_of(y)).to_i64().clamp(0, x.shape[self.dim] as i64 - 1);
+                let position =
+                    index.at(&layout.index_of(y)).to_i128().clamp(0, x.shape[self.dim] as i128 - 1);
                 x.at(&layout.source_of(y, position as usize))
             })
         })
@@ -124,13 +125,18 @@ impl OpDef for Gather {
     }
 
     fn samples() -> Vec<Sample> {
-        let sample = |dim: usize, batch, x: &[usize], index: &[usize]| {
+        let typed = |dim: usize, batch, x: &[usize], index: &[usize], dtype: DType| {
             let x = TensorType::new(DType::F32, x.iter().copied());
             let bound = x.shape[dim].size();
-            let index = TensorType::new(DType::I32, index.iter().copied());
+            let index = TensorType::new(dtype, index.iter().copied());
             Sample::filled(Gather { dim, batch }, &[(x, Fill::Normal), (index, Fill::Index(bound))])
         };
+        let sample = |dim, batch, x: &[usize], index: &[usize]| typed(dim, batch, x, index, DType::I32);
         vec![
+            typed(1, 0, &[4, 5], &[3], DType::U8),
+            typed(1, 0, &[4, 5], &[3], DType::I16),
+            typed(0, 0, &[5, 6], &[4], DType::U32),
+            typed(1, 1, &[4, 6], &[4, 2], DType::U64),
             sample(0, 0, &[5, 6], &[4]),
             sample(0, 0, &[5, 6], &[2, 4]),
             sample(1, 0, &[4, 5, 2], &[3]),
@@ -206,13 +212,18 @@ impl OpDef for Scatter {
     }
 
     fn samples() -> Vec<Sample> {
-        let sample = |dim, batch, size: usize, index: &[usize], updates: &[usize]| {
-            let index = TensorType::new(DType::I32, index.iter().copied());
-            let updates = TensorType::new(DType::F32, updates.iter().copied());
+        let typed = |dim, batch, size: usize, index: &[usize], updates: &[usize], dtypes: [DType; 2]| {
+            let index = TensorType::new(dtypes[0], index.iter().copied());
+            let updates = TensorType::new(dtypes[1], updates.iter().copied());
             let op = Scatter { dim, batch, size: size.into() };
             Sample::filled(op, &[(index, Fill::Index(size)), (updates, Fill::Normal)])
         };
+        let sample = |dim, batch, size, index: &[usize], updates: &[usize]| {
+            typed(dim, batch, size, index, updates, [DType::I32, DType::F32])
+        };
         vec![
+            typed(0, 0, 5, &[4], &[4, 6], [DType::U64, DType::U16]),
+            typed(1, 0, 5, &[3], &[4, 3, 2], [DType::U16, DType::U64]),
             sample(0, 0, 5, &[4], &[4, 6]),
             sample(0, 0, 3, &[2, 4], &[2, 4, 6]),
             sample(1, 1, 6, &[4, 2], &[4, 2]),

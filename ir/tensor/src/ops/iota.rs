@@ -34,7 +34,7 @@ impl OpDef for Iota {
 
     fn eval(&self, _: &Mesh, operands: &PerDevice<Array>) -> PerDevice<Array> {
         on_each(operands, |_| {
-            Array::from_fn(self.dtype, &[self.size.size()], |index| Scalar::Int(index[0] as i64))
+            Array::from_fn(self.dtype, &[self.size.size()], |index| Scalar::Int(index[0] as i128))
         })
     }
 
@@ -47,7 +47,7 @@ impl OpDef for Iota {
     }
 
     fn samples() -> Vec<Sample> {
-        [DType::I32, DType::F32, DType::I64]
+        [DType::I32, DType::F32, DType::I64, DType::I16, DType::U64]
             .into_iter()
             .map(|dtype| Sample::new(Iota { dtype, size: 5.into() }, &[]))
             .collect()

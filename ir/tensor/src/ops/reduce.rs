@@ -115,8 +115,10 @@ impl OpDef for Reduce {
             }
             let whole = TensorType::new(DType::F32, [6, 4]);
             samples.push(Sample::filled(Reduce { function, dims: vec![0, 1] }, &[(whole, fill)]));
-            let integer = TensorType::new(DType::I32, [6, 4]);
-            samples.push(Sample::filled(Reduce { function, dims: vec![1] }, &[(integer, Fill::Normal)]));
+            for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_integer()) {
+                let integer = TensorType::new(dtype, [6, 4]);
+                samples.push(Sample::filled(Reduce { function, dims: vec![1] }, &[(integer, Fill::Normal)]));
+            }
         }
         for function in [ReduceFn::Max, ReduceFn::Min] {
             samples.push(Sample::new(

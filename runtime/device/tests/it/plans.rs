@@ -54,6 +54,8 @@ pub(crate) fn matrices(batch: usize, m: usize, n: usize, k: usize, dtype: DType)
 
 /// Small numbers that are exact in every dtype, different from element to element.
 pub(crate) fn numbers(dtype: DType, count: usize, seed: usize) -> Literal {
-    let value = |i: usize| ((i * 7 + seed * 5 + i / 3) % 11) as i64 - if dtype == DType::U8 { 0 } else { 5 };
-    Literal::from_scalars(dtype, &[count], (0..count).map(|i| Scalar::Int(value(i))))
+    let value = |i: usize| {
+        ((i * 7 + seed * 5 + i / 3) % 11) as i64 - if dtype.range().0 == Scalar::Int(0) { 0 } else { 5 }
+    };
+    Literal::from_scalars(dtype, &[count], (0..count).map(|i| Scalar::Int(value(i).into())))
 }

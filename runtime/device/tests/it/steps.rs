@@ -86,9 +86,7 @@ fn helpers_are_behind_the_buffers() {
 
 #[test]
 fn contractions_of_every_dtype() {
-    let dtypes =
-        [DType::F32, DType::F64, DType::F16, DType::BF16, DType::I8, DType::U8, DType::I32, DType::I64];
-    for dtype in dtypes {
+    for dtype in DType::ALL.into_iter().filter(|dtype| *dtype != DType::Bool) {
         for b_constant in [false, true] {
             let (a, b) = (numbers(dtype, 2 * 9 * 5, 1), numbers(dtype, 2 * 5 * 7, 2));
             let contract = StepKind::Contract {
@@ -251,7 +249,15 @@ fn convolutions_with_epilogues() {
 #[test]
 fn scatters_sum_and_drop() {
     for dtype in DType::ALL {
-        for (index_dtype, after) in [(DType::I32, 3), (DType::I64, 70), (DType::U8, 1)] {
+        for (index_dtype, after) in [
+            (DType::I32, 3),
+            (DType::I64, 70),
+            (DType::U8, 1),
+            (DType::I16, 2),
+            (DType::U16, 1),
+            (DType::U32, 3),
+            (DType::U64, 1),
+        ] {
             let scatter = Scatter { dtype, index_dtype, batch: 2, before: 2, size: 4, indices: 5, after };
             // 4 and 9 are outside.
             let indices = [0, 3, 0, 4, 1, 2, 2, 2, 9, 0].map(Scalar::Int);
@@ -284,7 +290,7 @@ fn sorts_are_stable_with_nan_last() {
             assert_eq!(check(&plan, &[(0, &values)], DType::I32, 64, 8), order.map(f64::from));
         }
     }
-    for dtype in [DType::I8, DType::U8, DType::I32, DType::I64, DType::Bool] {
+    for dtype in DType::ALL.into_iter().filter(|dtype| !dtype.is_float()) {
         let sort = ArgSort { dtype, outer: 3, length: 5, inner: 4, descending: true };
         let kind = StepKind::ArgSort { sort, operand: at(0), result: at(512) };
         let plan = plan(1024, vec![], vec![step("sort", kind)]);
@@ -388,7 +394,8 @@ fn counting() -> Plan {
     let less = |limit: usize| step("less", StepKind::Launch(launch(1, 1, vec![at(0), at(limit), at(12)])));
     let advance = step("advance", StepKind::Launch(launch(0, 1, vec![at(0), at(8)])));
     let fill = |value: i64| {
-        let kind = StepKind::Fill { to: at(16), dtype: DType::I32, elements: 1, value: Scalar::Int(value) };
+        let kind =
+            StepKind::Fill { to: at(16), dtype: DType::I32, elements: 1, value: Scalar::Int(value.into()) };
         vec![step("fill", kind)]
     };
     let steps = vec![
@@ -402,7 +409,8 @@ fn counting() -> Plan {
 #[test]
 fn while_and_branch_follow_flags() {
     let run = |x: i64, limit: i64, by: i64| {
-        let values = Literal::from_scalars(DType::I32, &[3], [x, limit, by].map(Scalar::Int));
+        let values =
+            Literal::from_scalars(DType::I32, &[3], [x, limit, by].map(|value| Scalar::Int(value.into())));
         let found = check(&counting(), &[(0, &values)], DType::I32, 0, 5);
         (found[0], found[4])
     };

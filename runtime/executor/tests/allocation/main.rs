@@ -83,7 +83,7 @@ fn everything() -> Plan {
     ];
     let kernels = vec![kernels::double(16), kernels::advance(), kernels::less()];
     let mut plan = plan(32768, kernels, steps);
-    let constant = |at: usize, value: i64| (at, Literal::scalar(DType::I32, Scalar::Int(value)));
+    let constant = |at: usize, value: i128| (at, Literal::scalar(DType::I32, Scalar::Int(value)));
     plan.programs[0].constants = vec![constant(132, 10), constant(136, 3)];
     plan.inputs = vec![models::port("x", &[16], &[], vec![0])];
     plan.outputs = vec![models::port("y", &[16], &[], vec![20480])];

@@ -4,8 +4,17 @@ use thalweg_kernels::{Axis, Contraction, DType, Isa, ThreadPool};
 
 use crate::support::{Buffer, Coverage, Random, Value, accumulate, close, zero};
 
-const ALL: [DType; 8] =
-    [DType::F32, DType::F64, DType::F16, DType::Bf16, DType::I32, DType::I64, DType::I8, DType::U8];
+const ALL: [DType; 9] = [
+    DType::F32,
+    DType::F64,
+    DType::F16,
+    DType::Bf16,
+    DType::I32,
+    DType::I64,
+    DType::I16,
+    DType::I8,
+    DType::U8,
+];
 
 /// The offsets of a group's indices in one operand, the last axis fastest.
 fn offsets(axes: &[Axis], stride: fn(&Axis) -> isize) -> Vec<isize> {

@@ -207,7 +207,9 @@ fn random_windows() {
 #[test]
 fn every_type() {
     let mut random = Random(12);
-    for dtype in [DType::F64, DType::F16, DType::Bf16, DType::I32, DType::I64, DType::I8, DType::U8] {
+    for dtype in
+        [DType::F64, DType::F16, DType::Bf16, DType::I32, DType::I64, DType::I16, DType::I8, DType::U8]
+    {
         for round in 0..12 {
             check(&random_convolution(dtype, &mut random), round);
         }

@@ -56,6 +56,7 @@ impl Buffer {
                     DType::Bf16 => *at.cast::<bf16>().add(i) = bf16::from_f64(x),
                     DType::I32 => *at.cast::<i32>().add(i) = bits as i32,
                     DType::I64 => *at.cast::<i64>().add(i) = bits as i64,
+                    DType::I16 => *at.cast::<i16>().add(i) = bits as i16,
                     DType::I8 => *at.cast::<i8>().add(i) = bits as i8,
                     DType::U8 => *at.add(i) = bits as u8,
                 }
@@ -85,6 +86,7 @@ impl Buffer {
                 DType::Bf16 => Value::Float((*at.cast::<bf16>().add(i)).to_f64()),
                 DType::I32 => Value::Int(i64::from(*at.cast::<i32>().add(i))),
                 DType::I64 => Value::Int(*at.cast::<i64>().add(i)),
+                DType::I16 => Value::Int(i64::from(*at.cast::<i16>().add(i))),
                 DType::I8 => Value::Int(i64::from(*at.cast::<i8>().add(i))),
                 DType::U8 => Value::Int(i64::from(*at.add(i))),
             }
@@ -104,7 +106,7 @@ pub(crate) fn accumulate(sum: Value, a: Value, b: Value) -> Value {
 pub(crate) fn zero(dtype: DType) -> Value {
     match dtype {
         DType::F32 | DType::F64 | DType::F16 | DType::Bf16 => Value::Float(0.0),
-        DType::I32 | DType::I64 | DType::I8 | DType::U8 => Value::Int(0),
+        DType::I32 | DType::I64 | DType::I16 | DType::I8 | DType::U8 => Value::Int(0),
     }
 }
 
@@ -116,7 +118,7 @@ pub(crate) fn close(dtype: DType, k: usize, got: Value, want: Value) -> bool {
                 DType::F64 => (f64::EPSILON, 0.0),
                 DType::F16 => (f64::from(f32::EPSILON), f64::from(f16::EPSILON)),
                 DType::Bf16 => (f64::from(f32::EPSILON), f64::from(bf16::EPSILON)),
-                DType::F32 | DType::I32 | DType::I64 | DType::I8 | DType::U8 => {
+                DType::F32 | DType::I32 | DType::I64 | DType::I16 | DType::I8 | DType::U8 => {
                     (f64::from(f32::EPSILON), 0.0)
                 }
             };
@@ -124,6 +126,7 @@ pub(crate) fn close(dtype: DType, k: usize, got: Value, want: Value) -> bool {
         }
         (Value::Int(got), Value::Int(want)) => match dtype {
             DType::I32 => got == i64::from(want as i32),
+            DType::I16 => got == i64::from(want as i16),
             DType::I8 => got == i64::from(want as i8),
             DType::U8 => got == i64::from(want as u8),
             DType::I64 | DType::F32 | DType::F64 | DType::F16 | DType::Bf16 => got == want,

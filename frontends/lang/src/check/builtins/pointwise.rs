@@ -104,7 +104,7 @@ fn on_statics(
             | PointwiseFn::ShiftRight
     );
     if let Some(integers) = integers.filter(|_| keeps_integers) {
-        let scalars: Vec<Scalar> = integers.into_iter().map(Scalar::Int).collect();
+        let scalars: Vec<Scalar> = integers.into_iter().map(|value| Scalar::Int(value.into())).collect();
         return Ok(Value::int(function.eval(DType::I64, &scalars).to_i64()));
     }
     let mut scalars = Vec::new();

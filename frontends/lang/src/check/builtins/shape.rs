@@ -273,7 +273,7 @@ fn pad(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
     let value = if x.ty.dtype.is_float() {
         Scalar::Float(value)
     } else {
-        Scalar::Int(value as i64).convert(x.ty.dtype)
+        Scalar::Int(value as i128).convert(x.ty.dtype)
     };
     let dims = vec![PadDim { dim, low, high, interior: 0 }];
     let mut infos = x.dims.clone();

@@ -34,7 +34,7 @@ fn fill(elab: &mut Elaborator<'_>, call: &Call, dtype: DType, value: Scalar) -> 
 
 fn filled(elab: &mut Elaborator<'_>, call: &Call, value: i64) -> Checked<Value> {
     let dtype = call.dtype(elab, "dtype", DType::F32)?;
-    fill(elab, call, dtype, Scalar::Int(value).convert(dtype))
+    fill(elab, call, dtype, Scalar::Int(value.into()).convert(dtype))
 }
 
 fn full(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
@@ -56,7 +56,7 @@ fn full(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
         Value::Bool(value) => value as i64 as f64,
         other => elab.float(&other, given.span)?,
     };
-    let scalar = if dtype.is_float() { Scalar::Float(value) } else { Scalar::Int(value as i64) };
+    let scalar = if dtype.is_float() { Scalar::Float(value) } else { Scalar::Int(value as i128) };
     fill(elab, call, dtype, scalar.convert(dtype))
 }
 
@@ -82,7 +82,7 @@ fn draw(elab: &mut Elaborator<'_>, call: &Call, distribution: Distribution) -> C
     let count = elab.random_calls.entry(scope.clone()).or_insert(0);
     *count += 1;
     let key = random::key_for(elab.seed, &format!("{scope}/random/{count}"));
-    let word = |word: u32| Scalar::Int(word as i32 as i64);
+    let word = |word: u32| Scalar::Int(word as i32 as i128);
     let first = elab.scalar(DType::I32, word(key[0]), call.span)?;
     let second = elab.scalar(DType::I32, word(key[1]), call.span)?;
     let step = elab.step_input(call.span);
