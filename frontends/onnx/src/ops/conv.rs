@@ -1,0 +1,6 @@
+//! Convolutions.
+
+use super::Row;
+
+/// The rows of this family.
+pub const OPS: &[Row] = &[];

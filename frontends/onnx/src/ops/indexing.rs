@@ -1,0 +1,6 @@
+//! Elements chosen and replaced by index tensors.
+
+use super::Row;
+
+/// The rows of this family.
+pub const OPS: &[Row] = &[];

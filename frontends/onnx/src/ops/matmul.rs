@@ -1,0 +1,6 @@
+//! Products of matrices.
+
+use super::Row;
+
+/// The rows of this family.
+pub const OPS: &[Row] = &[];

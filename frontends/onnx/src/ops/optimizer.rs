@@ -1,0 +1,6 @@
+//! Updates of parameters, and gradients.
+
+use super::Row;
+
+/// The rows of this family.
+pub const OPS: &[Row] = &[];

@@ -1,0 +1,6 @@
+//! Integers that stand for scaled numbers.
+
+use super::Row;
+
+/// The rows of this family.
+pub const OPS: &[Row] = &[];

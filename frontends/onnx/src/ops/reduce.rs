@@ -1,0 +1,6 @@
+//! Reductions and running combinations.
+
+use super::Row;
+
+/// The rows of this family.
+pub const OPS: &[Row] = &[];

@@ -1,0 +1,6 @@
+//! Images under other sizes.
+
+use super::Row;
+
+/// The rows of this family.
+pub const OPS: &[Row] = &[];
