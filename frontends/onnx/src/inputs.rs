@@ -7,13 +7,13 @@ use crate::file::Model;
 use crate::import::ImportOptions;
 use crate::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::proto::type_proto::Value as Kind;
-use crate::proto::{GraphProto, SparseTensorProto, TypeProto, tensor_shape_proto::Dimension};
+use crate::proto::{GraphProto, SparseTensorProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension};
 use crate::value::{Content, HostValue, Tensor, Value};
 use std::collections::BTreeMap;
 use thalweg_base::{Dim, Literal, Scalar, Symbol};
 use thalweg_tensor::TensorType;
 
-/// The type of an input of a model.
+/// An input or output of a model.
 #[derive(Clone, PartialEq, Debug)]
 pub struct InputInfo {
     /// Its name.
@@ -29,27 +29,10 @@ impl Model {
         let mut problems = Vec::new();
         let mut infos = Vec::new();
         for input in self.given() {
-            let info = match &input.r#type {
-                Some(TypeProto { value: Some(Kind::TensorType(tensor)), .. }) => {
-                    let shape = tensor.shape.as_ref().map(|shape| shape.dim.as_slice());
-                    element(tensor.elem_type).map(|element| InputInfo {
-                        name: input.name.clone(),
-                        ty: Some(TensorType {
-                            dtype: element.storage(),
-                            shape: dims(&input.name, shape.unwrap_or(&[])),
-                        }),
-                    })
-                }
-                Some(TypeProto { value: Some(Kind::SequenceType(_) | Kind::OptionalType(_)), .. }) => {
-                    Ok(InputInfo { name: input.name.clone(), ty: None })
-                }
-                Some(_) | None => Err(Problem::new("an input is a tensor, a list or optional")),
-            };
-            match info {
+            match info(input) {
                 Ok(info) => infos.push(info),
                 Err(problem) => {
-                    let problem =
-                        Problem { message: format!("the input `{}`: {problem}", input.name), ..problem };
+                    let problem = Problem { message: format!("the input `{}`: {problem}", input.name), ..problem };
                     problems.push(NodeProblem::of_model(problem));
                 }
             }
@@ -57,11 +40,43 @@ impl Model {
         if problems.is_empty() { Ok(infos) } else { Err(problems) }
     }
 
+    /// The outputs, with the types that the model says they have; those whose type is not told have none.
+    pub fn outputs(&self) -> Vec<InputInfo> {
+        let one = |output: &ValueInfoProto| {
+            info(output).unwrap_or_else(|_| InputInfo { name: output.name.clone(), ty: None })
+        };
+        self.graph().output.iter().map(one).collect()
+    }
+
+    /// The values that the model stores and that are weights rather than constants of the program.
+    pub fn weights(&self) -> Result<BTreeMap<String, Literal>, Problem> {
+        let weight = |(name, value): &(String, Value)| {
+            let literal = value.as_tensor()?.literal()?;
+            (literal.len() > 1).then(|| (name.clone(), literal))
+        };
+        Ok(self.stored()?.iter().filter_map(weight).collect())
+    }
+
     /// Inputs without a stored value.
-    fn given(&self) -> impl Iterator<Item = &crate::proto::ValueInfoProto> {
+    fn given(&self) -> impl Iterator<Item = &ValueInfoProto> {
         let graph = self.graph();
         let stored = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
         graph.input.iter().filter(move |input| !stored(&input.name))
+    }
+}
+
+fn info(value: &ValueInfoProto) -> Result<InputInfo, Problem> {
+    match &value.r#type {
+        Some(TypeProto { value: Some(Kind::TensorType(tensor)), .. }) => {
+            let shape = tensor.shape.as_ref().map(|shape| shape.dim.as_slice());
+            let dtype = element(tensor.elem_type)?.storage();
+            let ty = TensorType { dtype, shape: dims(&value.name, shape.unwrap_or(&[])) };
+            Ok(InputInfo { name: value.name.clone(), ty: Some(ty) })
+        }
+        Some(TypeProto { value: Some(Kind::SequenceType(_) | Kind::OptionalType(_)), .. }) => {
+            Ok(InputInfo { name: value.name.clone(), ty: None })
+        }
+        Some(_) | None => Err(Problem::new("it is neither a tensor nor a list nor optional")),
     }
 }
 
@@ -126,12 +141,12 @@ pub(crate) fn bind<'m>(
     scope
 }
 
-fn has_rank(input: &crate::proto::ValueInfoProto) -> bool {
+fn has_rank(input: &ValueInfoProto) -> bool {
     let kind = input.r#type.as_ref().and_then(|ty| ty.value.as_ref());
     matches!(kind, Some(Kind::TensorType(tensor)) if tensor.shape.is_some())
 }
 
-fn narrow(input: &crate::proto::ValueInfoProto) -> Option<crate::element::Narrow> {
+fn narrow(input: &ValueInfoProto) -> Option<crate::element::Narrow> {
     match input.r#type.as_ref().and_then(|ty| ty.value.as_ref()) {
         Some(Kind::TensorType(tensor)) => element(tensor.elem_type).ok().and_then(|element| element.narrow()),
         Some(_) | None => None,

@@ -41,6 +41,14 @@ pub enum Error {
         /// What is wrong, as a clause.
         message: String,
     },
+    /// An ONNX model cannot be imported; everything that is in the way is listed.
+    #[error("{}: {source}", path.display())]
+    Onnx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: thalweg_onnx::ImportError,
+    },
     /// Weights do not fit the model; every misfit is listed.
     #[error("the weights in {} do not fit the model:{}", path.display(), listed(problems))]
     Weights {

@@ -26,6 +26,7 @@ mod devices;
 mod error;
 mod model;
 pub mod npy;
+mod onnx;
 mod run_folder;
 mod session;
 mod signature;

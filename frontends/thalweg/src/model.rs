@@ -1,10 +1,12 @@
-//! Models: a program that has been read, what it needs and gives, and the ways from it to something that runs.
+//! Models: a file that has been read, what it needs and gives, and the ways from it to something that runs.
 
 use crate::devices::{Devices, Split};
 use crate::error::{Diagnostics, Error, Result};
+use crate::onnx::OnnxModel;
 use crate::session::Session;
 use crate::signature::Signature;
 use crate::trainer::{TrainOptions, Trainer};
+use crate::weights::Weights;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thalweg_base::Bindings;
@@ -45,7 +47,7 @@ impl CompileOptions {
     }
 }
 
-/// A program with its models and `train` blocks.
+/// A program with its models and `train` blocks, or a model of the ONNX format.
 ///
 /// ```
 /// use thalweg::{CompileOptions, Model};
@@ -57,8 +59,15 @@ impl CompileOptions {
 /// ```
 #[derive(Clone)]
 pub struct Model {
-    program: Arc<Program>,
+    content: Content,
     folder: PathBuf,
+}
+
+/// What a file holds.
+#[derive(Clone)]
+enum Content {
+    Program(Arc<Program>),
+    Onnx(Arc<OnnxModel>),
 }
 
 impl Model {
@@ -68,13 +77,16 @@ impl Model {
         Model::read(name, text, PathBuf::from("."), &|_| None)
     }
 
-    /// Reads a program from a file, with the files that it uses. Fails when the file cannot be read, and with all mistakes of
-    /// syntax.
+    /// Reads a program from a file, with the files that it uses, or a model of the ONNX format, when the name ends in `.onnx`.
+    /// Fails when the file cannot be read, and with all mistakes of syntax.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Model> {
         let path = path.as_ref();
+        let folder = path.parent().map_or(PathBuf::new(), Path::to_path_buf);
+        if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) {
+            return Ok(Model { content: Content::Onnx(Arc::new(OnnxModel::from_file(path)?)), folder });
+        }
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "this is not UTF-8 text"))?;
-        let folder = path.parent().map_or(PathBuf::new(), Path::to_path_buf);
         let load = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
         Model::read(&path.to_string_lossy(), &text, folder.clone(), &load)
     }
@@ -82,55 +94,99 @@ impl Model {
     fn read(name: &str, text: &str, folder: PathBuf, load: &dyn Fn(&str) -> Option<String>) -> Result<Model> {
         let (program, errors) = Program::load(name, text, load);
         match errors.is_empty() {
-            true => Ok(Model { program: Arc::new(program), folder }),
+            true => Ok(Model { content: Content::Program(Arc::new(program)), folder }),
             false => Err(Error::Program(Diagnostics::new(errors, program.sources()))),
         }
     }
 
-    /// Checks every model and `train` block: dtypes, shapes, names, all at once.
+    /// Checks every model and `train` block: dtypes, shapes, names, all at once; of an ONNX model, whether all of it can be
+    /// imported.
     pub fn check(&self, settings: &Settings) -> Result<()> {
-        let found = self.program.check(settings);
-        match found.is_empty() {
-            true => Ok(()),
-            false => Err(self.diagnostics(found)),
+        match &self.content {
+            Content::Onnx(model) => model.check(settings),
+            Content::Program(program) => match program.check(settings) {
+                found if found.is_empty() => Ok(()),
+                found => Err(diagnostics(program, found)),
+            },
         }
     }
 
     /// The names of the models, in the order of the file.
     pub fn models(&self) -> Vec<String> {
-        self.program.models()
+        match &self.content {
+            Content::Onnx(model) => vec![model.name().to_string()],
+            Content::Program(program) => program.models(),
+        }
     }
 
     /// The names of the models that there is a `train` block for, in the order of the file.
     pub fn trains(&self) -> Vec<String> {
-        self.program.trains()
+        match &self.content {
+            Content::Onnx(_) => vec![],
+            Content::Program(program) => program.trains(),
+        }
     }
 
     /// What a model takes, keeps and gives. Sizes that are open are symbols.
     pub fn signature(&self, options: &CompileOptions) -> Result<Signature> {
-        let name = self.model_name(options.model.as_deref())?;
-        let model = self.graph(options)?;
-        Ok(Signature::of_graph(&model.graph, &name, &model.doc))
+        match &self.content {
+            Content::Onnx(model) => Ok(model.described(&options.settings)?.signature),
+            Content::Program(_) => {
+                let name = self.model_name(options.model.as_deref())?;
+                let model = self.graph(options)?;
+                Ok(Signature::of_graph(&model.graph, &name, &model.doc))
+            }
+        }
     }
 
-    /// The graph of a model, before anything is done to it.
+    /// The graph of a model, before anything is done to it. Fails for an ONNX model that is no single graph, because shapes
+    /// depend on values that only a call gives.
     pub fn graph(&self, options: &CompileOptions) -> Result<ModelGraph> {
-        let name = self.model_name(options.model.as_deref())?;
-        self.program.elaborate_model(&name, &options.settings).map_err(|found| self.diagnostics(found))
+        match &self.content {
+            Content::Onnx(model) => {
+                let graph = model.import(&options.settings)?.graph;
+                Ok(ModelGraph { graph, pins: vec![], doc: String::new() })
+            }
+            Content::Program(program) => {
+                let name = self.model_name(options.model.as_deref())?;
+                let found = program.elaborate_model(&name, &options.settings);
+                found.map_err(|found| diagnostics(program, found))
+            }
+        }
+    }
+
+    /// The values that the file has for parameters and states. Those of a program have first values by their initializers.
+    pub fn weights(&self, settings: &Settings) -> Result<Weights> {
+        match &self.content {
+            Content::Onnx(model) => Ok(model.import(settings)?.weights),
+            Content::Program(_) => Ok(Weights::new()),
+        }
     }
 
     /// The graphs of a `train` block, before anything is done to them. `name` may be absent when the file has just one.
     pub fn train_program(&self, name: Option<&str>, settings: &Settings) -> Result<TrainProgram> {
-        let name = one_of(&self.trains(), name, "`train` block")?;
-        self.program.elaborate_train(&name, settings).map_err(|found| self.diagnostics(found))
+        match &self.content {
+            Content::Onnx(_) => Err(Error::Option(
+                "an ONNX model has no `train` block; `thalweg import` writes it as a program, to which one can be added".into(),
+            )),
+            Content::Program(program) => {
+                let name = one_of(&self.trains(), name, "`train` block")?;
+                program.elaborate_train(&name, settings).map_err(|found| diagnostics(program, found))
+            }
+        }
     }
 
     /// Makes a model ready to run. A plan is made at the first call for each set of sizes, and kept.
     pub fn compile(&self, options: &CompileOptions) -> Result<Session> {
-        let name = self.model_name(options.model.as_deref())?;
-        let model = self.graph(options)?;
-        let signature = Signature::of_graph(&model.graph, &name, &model.doc);
-        Ok(Session::of_graph(model.graph, signature, options))
+        match &self.content {
+            Content::Onnx(model) => Session::of_onnx(model, options),
+            Content::Program(_) => {
+                let name = self.model_name(options.model.as_deref())?;
+                let model = self.graph(options)?;
+                let signature = Signature::of_graph(&model.graph, &name, &model.doc);
+                Ok(Session::of_graph(model.graph, signature, options))
+            }
+        }
     }
 
     /// Makes a training ready: reads the data, compiles the step, gives parameters their first values.
@@ -155,9 +211,12 @@ impl Model {
         Ok(thalweg_driver::dump(graph, bindings, &options.driver(), stage)?)
     }
 
-    /// A place in a source, as `file:line:column`.
+    /// A place in a source, as `file:line:column`. Only programs have places.
     pub fn location(&self, span: thalweg_base::Span) -> String {
-        self.program.sources().location(span)
+        match &self.content {
+            Content::Onnx(_) => String::new(),
+            Content::Program(program) => program.sources().location(span),
+        }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -167,10 +226,10 @@ impl Model {
     fn model_name(&self, name: Option<&str>) -> Result<String> {
         one_of(&self.models(), name, "model")
     }
+}
 
-    fn diagnostics(&self, list: Vec<thalweg_base::Diagnostic>) -> Error {
-        Error::Program(Diagnostics::new(list, self.program.sources()))
-    }
+fn diagnostics(program: &Program, list: Vec<thalweg_base::Diagnostic>) -> Error {
+    Error::Program(Diagnostics::new(list, program.sources()))
 }
 
 impl std::fmt::Debug for Model {

@@ -1,7 +1,10 @@
 //! Sessions: a model that runs, with its parameters and states.
 
+mod onnx;
+
 use crate::error::{Error, Result};
 use crate::model::CompileOptions;
+use crate::onnx::OnnxModel;
 use crate::signature::{Signature, TensorInfo};
 use crate::tensor::{Element, Tensor};
 use crate::weights::{self, Expected, TensorFile, Weights};
@@ -42,15 +45,28 @@ struct Shared {
 }
 
 /// What plans come from.
+#[derive(Clone)]
 enum Source {
     Graph(Graph),
     Plan(Arc<Plan>),
+    Onnx(Arc<OnnxModel>),
+}
+
+/// What a plan is for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Key {
+    /// The session's graph or plan with these sizes.
+    Sizes(Bindings),
+    /// A graph that an ONNX model became for a call.
+    Graph(Box<Graph>),
 }
 
 #[derive(Default)]
 struct State {
-    /// Plans by sizes, the last used last.
-    buckets: IndexMap<Bindings, Bucket>,
+    /// Plans by what they are for, the last used last.
+    buckets: IndexMap<Key, Bucket>,
+    /// What an ONNX model became for earlier calls.
+    imports: Vec<onnx::Specialized>,
     /// Parameters and states that were given before there was a plan.
     given: Weights,
     /// What plans run on, shared by all of them.
@@ -65,6 +81,19 @@ struct Bucket {
 impl Session {
     pub(crate) fn of_graph(graph: Graph, signature: Signature, options: &CompileOptions) -> Session {
         Session::new(Source::Graph(graph), signature, options)
+    }
+
+    /// A session of an ONNX model. For each set of shapes, and of values that shapes depend on, the model is imported anew.
+    pub(crate) fn of_onnx(model: &Arc<OnnxModel>, options: &CompileOptions) -> Result<Session> {
+        let described = model.described(&options.settings)?;
+        let session = Session::new(Source::Onnx(model.clone()), described.signature, options);
+        session.lock().given = described.weights;
+        Ok(session)
+    }
+
+    /// A session that runs a graph. Sizes that the graph leaves open are those of the arrays that a call is given.
+    pub fn from_graph(graph: &Graph, options: &CompileOptions) -> Session {
+        Session::of_graph(graph.clone(), Signature::of_graph(graph, &graph.name, ""), options)
     }
 
     /// A session that runs a plan. Only devices and seed of the options are looked at, and the plan says how many devices.
@@ -92,35 +121,40 @@ impl Session {
     ///
     /// Fails when the inputs do not fit the signature, when a plan cannot be made for their sizes, or when the devices fail.
     pub fn run(&self, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
-        let bindings = self.signature().bind(inputs)?;
-        let mut state = self.lock();
-        let bucket = self.bucket(&mut state, &bindings)?;
-        let views: Vec<(&str, TensorView<'_>)> =
-            inputs.iter().map(|(name, tensor)| (*name, TensorView::from(&tensor.0))).collect();
-        let outputs = bucket.executor.run(&views)?;
-        let names = self.signature().outputs.iter().map(|output| output.name.clone());
-        Ok(Outputs { tensors: names.zip(outputs.into_iter().map(Tensor)).collect() })
+        Ok(self.call(inputs, false)?.0)
     }
 
-    /// As [`run`](Self::run), and tells how long each step of the plan took.
+    /// As [`run`](Self::run), and tells how long each step of the plan took. Of an ONNX model that becomes several graphs, the
+    /// steps are those of the last.
     pub fn run_traced(&self, inputs: &[(&str, Tensor)]) -> Result<(Outputs, Trace)> {
+        let (outputs, trace) = self.call(inputs, true)?;
+        Ok((outputs, trace.unwrap_or_default()))
+    }
+
+    fn call(&self, inputs: &[(&str, Tensor)], traced: bool) -> Result<(Outputs, Option<Trace>)> {
         let bindings = self.signature().bind(inputs)?;
         let mut state = self.lock();
+        if let Source::Onnx(model) = &self.shared.source {
+            return self.call_onnx(&mut state, model, inputs, traced);
+        }
         let bucket = self.bucket(&mut state, &bindings)?;
         let views: Vec<(&str, TensorView<'_>)> =
             inputs.iter().map(|(name, tensor)| (*name, TensorView::from(&tensor.0))).collect();
-        bucket.executor.start_trace();
-        let outputs = bucket.executor.run(&views);
-        let trace = bucket.executor.take_trace().expect("recording has begun");
+        let (outputs, trace) = bucket.run(&views, traced)?;
         let names = self.signature().outputs.iter().map(|output| output.name.clone());
-        Ok((Outputs { tensors: names.zip(outputs?.into_iter().map(Tensor)).collect() }, trace))
+        Ok((Outputs { tensors: names.zip(outputs.into_iter().map(Tensor)).collect() }, trace))
     }
 
     /// Makes the plan for the sizes of these inputs, so that the first call need not; gives the plan, and how it was made
-    /// unless it came from a file.
+    /// unless it came from a file. An ONNX model is called for it, as its graph may depend on values.
     pub fn prepare(&self, inputs: &[(&str, Tensor)]) -> Result<(Arc<Plan>, Option<Report>)> {
         let bindings = self.signature().bind(inputs)?;
         let mut state = self.lock();
+        if let Source::Onnx(model) = &self.shared.source {
+            self.call_onnx(&mut state, model, inputs, false)?;
+            let bucket = state.buckets.values().next_back().expect("a call leaves the plan that it ran");
+            return Ok((bucket.executor.plan().clone(), bucket.report.clone()));
+        }
         let bucket = self.bucket(&mut state, &bindings)?;
         Ok((bucket.executor.plan().clone(), bucket.report.clone()))
     }
@@ -135,11 +169,7 @@ impl Session {
     pub fn fork(&self) -> Result<Session> {
         let state = self.lock();
         let given = self.values(&state)?;
-        let fork = match &self.shared.source {
-            Source::Graph(graph) => Source::Graph(graph.clone()),
-            Source::Plan(plan) => Source::Plan(plan.clone()),
-        };
-        let session = Session::new(fork, self.signature().clone(), &self.shared.options);
+        let session = Session::new(self.shared.source.clone(), self.signature().clone(), &self.shared.options);
         session.lock().given = given;
         Ok(session)
     }
@@ -148,7 +178,7 @@ impl Session {
     /// decided yet.
     pub fn get(&self, name: &str) -> Result<Tensor> {
         let state = self.lock();
-        if let Some(bucket) = state.buckets.values().next_back() {
+        if let (Some(bucket), false) = (state.buckets.values().next_back(), self.is_onnx()) {
             return Ok(Tensor(bucket.executor.get(name)?));
         }
         let mut values = self.values(&state)?;
@@ -209,9 +239,15 @@ impl Session {
 
     fn give(&self, weights: Weights) -> Result<()> {
         let mut state = self.lock();
-        if let Some(bucket) = state.buckets.values_mut().next_back() {
-            for (name, value) in &weights {
-                bucket.executor.set(name, value)?;
+        match self.is_onnx() {
+            // Every plan of an ONNX model holds the weights that its graph uses.
+            true => state.buckets.values_mut().try_for_each(|bucket| bucket.set_known(&weights))?,
+            false => {
+                if let Some(bucket) = state.buckets.values_mut().next_back() {
+                    for (name, value) in &weights {
+                        bucket.executor.set(name, value)?;
+                    }
+                }
             }
         }
         state.given.extend(weights);
@@ -220,12 +256,14 @@ impl Session {
 
     /// All parameters and states that have a value.
     fn values(&self, state: &State) -> Result<Weights> {
-        if let Some(bucket) = state.buckets.values().next_back() {
+        if let (Some(bucket), false) = (state.buckets.values().next_back(), self.is_onnx()) {
             let kept = bucket.executor.kept().map(|port| port.name.clone());
             return kept.map(|name| Ok((name.clone(), bucket.executor.get(&name)?))).collect();
         }
         let mut values = state.given.clone();
         match &self.shared.source {
+            // They were given from the beginning, and no call changes them.
+            Source::Onnx(_) => {}
             Source::Graph(graph) => {
                 for kind in [LeafKind::Parameter, LeafKind::State] {
                     for (_, leaf) in
@@ -262,7 +300,8 @@ impl Session {
     /// The plan for these sizes, with the parameters and states of the call before.
     fn bucket<'a>(&self, state: &'a mut State, bindings: &Bindings) -> Result<&'a mut Bucket> {
         let last = state.buckets.len().checked_sub(1);
-        let found = state.buckets.get_index_of(bindings);
+        let key = Key::Sizes(bindings.clone());
+        let found = state.buckets.get_index_of(&key);
         if let Some(at) = found.filter(|at| Some(*at) == last) {
             return Ok(&mut state.buckets[at]);
         }
@@ -279,11 +318,7 @@ impl Session {
             }
             None => {}
         }
-        if state.buckets.len() >= PLANS_MAX {
-            state.buckets.shift_remove_index(0);
-        }
-        let (at, _) = state.buckets.insert_full(bindings.clone(), bucket);
-        Ok(&mut state.buckets[at])
+        Ok(state.keep(key, bucket))
     }
 
     fn make(&self, state: &mut State, bindings: &Bindings) -> Result<Bucket> {
@@ -294,13 +329,62 @@ impl Session {
                 let compiled = thalweg_driver::compile(graph, bindings, &options.driver())?;
                 (Arc::new(compiled.plan), Some(compiled.report))
             }
+            Source::Onnx(_) => unreachable!("the graphs of an ONNX model are made by its calls"),
         };
+        self.load(state, plan, report)
+    }
+
+    /// A plan on the session's devices, with first values.
+    fn load(&self, state: &mut State, plan: Arc<Plan>, report: Option<Report>) -> Result<Bucket> {
+        let options = &self.shared.options;
         if state.devices.is_empty() {
             state.devices = options.devices.open(plan.devices());
         }
         let mut executor = Executor::on(plan, state.devices.clone(), None)?;
         executor.initialize(options.seed)?;
         Ok(Bucket { executor, report })
+    }
+
+    fn is_onnx(&self) -> bool {
+        matches!(self.shared.source, Source::Onnx(_))
+    }
+}
+
+impl State {
+    /// Keeps a plan, as the last used, and drops the one that was not used for longest when there are too many.
+    fn keep(&mut self, key: Key, bucket: Bucket) -> &mut Bucket {
+        if self.buckets.len() >= PLANS_MAX {
+            self.buckets.shift_remove_index(0);
+        }
+        let (at, _) = self.buckets.insert_full(key, bucket);
+        &mut self.buckets[at]
+    }
+}
+
+impl Bucket {
+    fn run(
+        &mut self,
+        inputs: &[(&str, TensorView<'_>)],
+        traced: bool,
+    ) -> Result<(Vec<Literal>, Option<Trace>)> {
+        if !traced {
+            return Ok((self.executor.run(inputs)?, None));
+        }
+        self.executor.start_trace();
+        let outputs = self.executor.run(inputs);
+        let trace = self.executor.take_trace().expect("recording has begun");
+        Ok((outputs?, Some(trace)))
+    }
+
+    /// Sets what this plan has of these values.
+    fn set_known(&mut self, values: &Weights) -> Result<()> {
+        let kept: Vec<String> = self.executor.kept().map(|port| port.name.clone()).collect();
+        for name in kept {
+            if let Some(value) = values.get(&name) {
+                self.executor.set(&name, value)?;
+            }
+        }
+        Ok(())
     }
 }
 

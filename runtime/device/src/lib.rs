@@ -17,6 +17,7 @@ mod cpu;
 mod detect;
 mod error;
 mod features;
+mod map;
 mod memory;
 mod place;
 mod prepare;
@@ -28,6 +29,7 @@ pub use cpu::CpuDevice;
 pub use detect::{CpuFacts, detect, measure};
 pub use error::{DeviceError, RunError};
 pub use features::features;
+pub use map::MappedFile;
 pub use reference::ReferenceDevice;
 
 use std::sync::Arc;

@@ -59,12 +59,14 @@ pub fn wide(b: &mut Builder, tensor: &Tensor) -> Build<NodeId> {
     }
 }
 
-/// Numbers in the codes of a narrow type.
+/// Numbers in the codes of a narrow type: floats nearest, ties to even, `saturate` saying what is beyond the largest; integers
+/// by their low bits.
 pub fn encode(b: &mut Builder, x: NodeId, narrow: Narrow, saturate: bool, round: &str) -> Build<NodeId> {
     if narrow.is_integer() {
         return encode_integer(b, x, narrow);
     }
-    let x = b.convert(x, DType::F32)?;
+    // Midpoints between the numbers of every narrow type are exact in f32; a number of f64 must not be rounded twice.
+    let x = if b.dtype(x) == DType::F64 { x } else { b.convert(x, DType::F32)? };
     let codes: Vec<(f64, u8)> = positive_codes(narrow);
     // The nearest code is how many midpoints lie below: the codes of positive numbers rise with the numbers.
     let (values, first) = (codes.iter().map(|(value, _)| *value).collect::<Vec<f64>>(), codes[0].1);
@@ -79,10 +81,12 @@ pub fn encode(b: &mut Builder, x: NodeId, narrow: Narrow, saturate: bool, round:
     let top = f64::from(codes.last().expect("every type has values").1);
     let (infinite, nan, sign_bit) = match narrow {
         Narrow::F8E4M3Fn => (0x7f, 0x7f, 0x80),
-        Narrow::F8E5M2 => (0x7c, 0x7f, 0x80),
+        // The quiet one, as IEEE 754 has it for its own types.
+        Narrow::F8E5M2 => (0x7c, 0x7e, 0x80),
         Narrow::F8E4M3FnUz | Narrow::F8E5M2FnUz => (0x80, 0x80, 0x80),
         Narrow::F8E8M0 => (0xfe, 0xff, 0),
-        Narrow::F4E2M1 => (7, 7, 8),
+        // There is no NaN; the format's own implementation gives the code of -0.
+        Narrow::F4E2M1 => (7, 8, 8),
         Narrow::U4 | Narrow::I4 | Narrow::U2 | Narrow::I2 => unreachable!("integers are encoded above"),
     };
     let saturates = saturate || matches!(narrow, Narrow::F4E2M1 | Narrow::F8E8M0);
@@ -112,10 +116,7 @@ pub fn encode(b: &mut Builder, x: NodeId, narrow: Narrow, saturate: bool, round:
     };
     let is_nan = b.pointwise(F::Ne, &[x, x])?;
     let nan = b.number(DType::I32, f64::from(nan));
-    let code = match narrow {
-        Narrow::F4E2M1 => code,
-        _ => b.select(is_nan, nan, code)?,
-    };
+    let code = b.select(is_nan, nan, code)?;
     b.convert(code, DType::U8)
 }
 
@@ -145,7 +146,8 @@ fn nearest(b: &mut Builder, magnitude: NodeId, values: &[f64]) -> Build<NodeId> 
     let wider = [&shape[..], &[Dim::from(count)]].concat();
     let dims: Vec<usize> = (0..shape.len()).collect();
     let repeated = b.broadcast(magnitude, &wider, &dims)?;
-    let points = b.numbers(DType::F32, &midpoints);
+    let dtype = b.dtype(magnitude);
+    let points = b.numbers(dtype, &midpoints);
     let points = b.broadcast(points, &wider, &[shape.len()])?;
     let above = b.pointwise(F::Gt, &[repeated, points])?;
     let equal = b.pointwise(F::Eq, &[repeated, points])?;
@@ -181,47 +183,47 @@ fn power_of_two(b: &mut Builder, magnitude: NodeId, round: &str) -> Build<NodeId
     b.reduce(thalweg_tensor::ReduceFn::Sum, above, &[shape.len()], false)
 }
 
-/// Rounded to the nearest integer and cut to the type's range; integers wrap.
+/// The low bits of integers; fractions are cut off.
 fn encode_integer(b: &mut Builder, x: NodeId, narrow: Narrow) -> Build<NodeId> {
-    let bits = narrow.bits() as i32;
-    let signed = matches!(narrow, Narrow::I4 | Narrow::I2);
-    let (low, high) = if signed { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) };
-    let dtype = b.dtype(x);
-    let integers = match dtype.is_float() {
-        true => {
-            let rounded = b.unary(F::Round, x)?;
-            let clipped = b.with_scalar(F::Max, rounded, f64::from(low))?;
-            let clipped = b.with_scalar(F::Min, clipped, f64::from(high))?;
-            b.convert(clipped, DType::I32)?
+    let wide = b.convert(x, DType::I32)?;
+    let code = b.with_scalar(F::And, wide, f64::from((1 << narrow.bits()) - 1))?;
+    let integers = match narrow {
+        Narrow::I4 | Narrow::I2 => {
+            let half = b.with_scalar(F::Ge, code, f64::from(1 << (narrow.bits() - 1)))?;
+            let moved = b.with_scalar(F::Sub, code, f64::from(1 << narrow.bits()))?;
+            b.select(half, moved, code)?
         }
-        false => {
-            let wide = b.convert(x, DType::I32)?;
-            let code = b.with_scalar(F::And, wide, f64::from((1 << bits) - 1))?;
-            match signed {
-                true => {
-                    let half = b.with_scalar(F::Ge, code, f64::from(1 << (bits - 1)))?;
-                    let moved = b.with_scalar(F::Sub, code, f64::from(1 << bits))?;
-                    b.select(half, moved, code)?
-                }
-                false => code,
-            }
-        }
+        Narrow::U4 | Narrow::U2 => code,
+        Narrow::F8E4M3Fn | Narrow::F8E4M3FnUz | Narrow::F8E5M2 | Narrow::F8E5M2FnUz => code,
+        Narrow::F8E8M0 | Narrow::F4E2M1 => code,
     };
     b.convert(integers, narrow.storage())
 }
 
-/// The same bytes as elements of another type of the same size, of known values only.
+/// The same bits as elements of another type of the same width. Between integers and codes this is a conversion; for floats
+/// the values must be known, as no function of ours sees the bits of one.
 fn bit_cast(call: &mut Call) -> Results {
-    let Some(Element::Plain(to)) = call.element("to")? else {
-        return problem("the element type is not given");
+    let Some(to) = call.element("to")? else { return problem("the element type is not given") };
+    let tensor = call.tensor(0)?;
+    let bits = |dtype: DType, narrow: Option<Narrow>| match (narrow, dtype) {
+        (Some(narrow), _) => narrow.bits(),
+        (None, dtype) => 8 * dtype.size_bytes(),
     };
-    let literal = call.literal(0)?;
-    if literal.dtype().size_bytes() != to.size_bytes() {
-        return problem(format!("{} and {to} differ in size", literal.dtype()));
+    let (own, wanted) = (bits(tensor.ty.dtype, tensor.narrow), bits(to.storage(), to.narrow()));
+    if own != wanted {
+        return problem(format!("an element has {own} bits, one of the result {wanted}"));
     }
-    let cast = Literal::from_bytes(to, literal.shape(), literal.bytes().to_vec());
-    match cast {
-        Ok(literal) => Ok(vec![Value::known(literal)]),
+    if !tensor.ty.dtype.is_float() && !to.storage().is_float() {
+        let x = call.b.node(&tensor)?;
+        let y = match to.narrow() {
+            Some(narrow) if narrow.bits() < 8 => encode_integer(call.b, x, narrow)?,
+            Some(_) | None => call.b.convert(x, to.storage())?,
+        };
+        return Ok(vec![Value::Tensor(Tensor { narrow: to.narrow(), ..call.b.tensor(y) })]);
+    }
+    let literal = call.literal(0)?;
+    match Literal::from_bytes(to.storage(), literal.shape(), literal.bytes().to_vec()) {
+        Ok(literal) => Ok(vec![Value::Tensor(Tensor { narrow: to.narrow(), ..Tensor::known(literal) })]),
         Err(error) => problem(error.to_string()),
     }
 }

@@ -1,0 +1,159 @@
+//! Models of the ONNX format: their files, and what they take, keep and give.
+
+use crate::error::{Error, Result};
+use crate::signature::{Signature, TensorInfo};
+use crate::weights::Weights;
+use bytes::Bytes;
+use std::path::{Path, PathBuf};
+use thalweg_base::{Bindings, Dim, Symbol};
+use thalweg_lang::Settings;
+use thalweg_onnx::{Import, ImportError, ImportOptions, Imported, NodeProblem, Problem, Step};
+
+/// A model with the file that it came from.
+pub(crate) struct OnnxModel {
+    path: PathBuf,
+    model: thalweg_onnx::Model,
+}
+
+/// What is known of a model before it is called.
+pub(crate) struct Described {
+    pub signature: Signature,
+    pub weights: Weights,
+}
+
+impl OnnxModel {
+    /// Maps a file into memory and decodes it. Tensors that lie in other files must be below the model's folder.
+    pub fn from_file(path: &Path) -> Result<OnnxModel> {
+        let map = |path: &Path| -> std::io::Result<Bytes> {
+            Ok(Bytes::from_owner(thalweg_device::MappedFile::open(path)?))
+        };
+        let folder = path.parent().map_or(PathBuf::new(), Path::to_path_buf);
+        let beside = |name: &str| map(&folder.join(name)).map_err(|error| error.to_string());
+        let bytes = map(path).map_err(Error::io("read", path))?;
+        let model = thalweg_onnx::Model::read(bytes, &beside);
+        let model = model.map_err(|source| Error::Onnx { path: path.to_path_buf(), source })?;
+        Ok(OnnxModel { path: path.to_path_buf(), model })
+    }
+
+    /// The model's own name, as an identifier.
+    pub fn name(&self) -> &str {
+        self.model.name()
+    }
+
+    /// The model as it was read.
+    pub fn model(&self) -> &thalweg_onnx::Model {
+        &self.model
+    }
+
+    /// Whether all of it can be imported, as far as that can be told without a call.
+    pub fn check(&self, settings: &Settings) -> Result<()> {
+        self.walk(settings).map(drop)
+    }
+
+    /// The model as one graph.
+    pub fn import(&self, settings: &Settings) -> Result<Imported> {
+        match self.walk(settings)? {
+            Walked::Whole(imported) => Ok(*imported),
+            Walked::NeedsInput(name) => {
+                let message = format!("shapes depend on the values of the input `{name}`, so the model is a graph only for a call");
+                Err(self.problem(Problem::new(message).help("`thalweg run` and `thalweg bench` take it with --input")))
+            }
+            Walked::NeedsRun => {
+                let message = "shapes depend on values that the model computes, so it is several graphs, which a call makes";
+                Err(self.problem(Problem::new(message).help("`thalweg run` and `thalweg bench` do so")))
+            }
+        }
+    }
+
+    /// What the model takes, keeps and gives, as far as that can be told without a call.
+    pub fn described(&self, settings: &Settings) -> Result<Described> {
+        let sizes = self.sizes(settings)?;
+        let list = |problems: Vec<NodeProblem>| self.error(ImportError::Model(problems));
+        let mut inputs = Vec::new();
+        for info in self.model.inputs().map_err(list)? {
+            let Some(ty) = info.ty else {
+                let message = format!("the input `{}` is a list or optional; a call takes tensors", info.name);
+                return Err(self.problem(Problem::new(message)));
+            };
+            inputs.push(TensorInfo { name: info.name, ty: ty.substitute(&sizes) });
+        }
+        let name = self.name().to_string();
+        let doc = self.model.graph().doc_string.clone();
+        match self.walk(settings)? {
+            Walked::Whole(imported) => {
+                let graph = Signature::of_graph(&imported.graph, &name, &doc);
+                let known = |name: &str| graph.outputs.iter().find(|info| info.name == name).cloned();
+                let declared = self.model.outputs();
+                let outputs = declared.into_iter().map(|info| {
+                    let ty = info.ty.map(|ty| TensorInfo { name: info.name.clone(), ty });
+                    known(&info.name).or(ty)
+                });
+                let signature = Signature { inputs, outputs: outputs.flatten().collect(), ..graph };
+                Ok(Described { signature, weights: imported.weights })
+            }
+            Walked::NeedsInput(_) | Walked::NeedsRun => {
+                let outputs = self.model.outputs().into_iter();
+                let outputs = outputs.filter_map(|info| Some(TensorInfo { name: info.name, ty: info.ty? })).collect();
+                let weights = self.model.weights().map_err(|problem| self.problem(problem))?;
+                let info = |(name, value): (&String, &thalweg_base::Literal)| TensorInfo {
+                    name: name.clone(),
+                    ty: thalweg_tensor::TensorType::new(value.dtype(), value.shape().iter().copied()),
+                };
+                let (parameters, states) = weights.iter().map(info).partition(|info| info.ty.dtype.is_float());
+                Ok(Described { signature: Signature { name, doc, inputs, parameters, states, outputs }, weights })
+            }
+        }
+    }
+
+    /// An error of importing, with the file.
+    pub fn error(&self, source: ImportError) -> Error {
+        Error::Onnx { path: self.path.clone(), source }
+    }
+
+    fn problem(&self, problem: Problem) -> Error {
+        self.error(ImportError::Model(vec![NodeProblem::of_model(problem)]))
+    }
+
+    fn walk(&self, settings: &Settings) -> Result<Walked> {
+        let options = ImportOptions { sizes: self.sizes(settings)?, ..ImportOptions::default() };
+        let mut import = Import::new(&self.model, &options).map_err(|error| self.error(error))?;
+        Ok(match import.advance().map_err(|error| self.error(error))? {
+            Step::Done(imported) => Walked::Whole(Box::new(imported)),
+            Step::Input(name) => Walked::NeedsInput(name),
+            Step::Stage(_) => Walked::NeedsRun,
+        })
+    }
+
+    /// Settings as sizes of the model's symbols.
+    fn sizes(&self, settings: &Settings) -> Result<Bindings> {
+        let infos = self.model.inputs().map_err(|problems| self.error(ImportError::Model(problems)))?;
+        let mut symbols = std::collections::BTreeSet::new();
+        for dim in infos.iter().filter_map(|info| info.ty.as_ref()).flat_map(|ty| &ty.shape) {
+            dim.symbols(&mut symbols);
+        }
+        let mut sizes = Bindings::new();
+        for (name, value) in settings {
+            let symbol = Symbol::new(name);
+            if !symbols.contains(&symbol) {
+                let known: Vec<&str> = symbols.iter().map(Symbol::name).collect();
+                let hint = match known.is_empty() {
+                    true => "the model leaves no size open".to_string(),
+                    false => format!("the sizes that the model leaves open are {}", known.join(", ")),
+                };
+                return Err(Error::Unknown { what: "size", name: name.clone(), hint: Some(hint) });
+            }
+            match value.parse::<u32>() {
+                Ok(size) => sizes.insert(symbol, Dim::constant(size.into())),
+                Err(_) => return Err(Error::Option(format!("`{value}` is no size for `{name}`"))),
+            };
+        }
+        Ok(sizes)
+    }
+}
+
+/// How far a model can be imported without a call.
+enum Walked {
+    Whole(Box<Imported>),
+    NeedsInput(String),
+    NeedsRun,
+}

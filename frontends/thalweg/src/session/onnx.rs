@@ -1,0 +1,145 @@
+//! Calls of ONNX models: for each set of shapes, and of values that shapes depend on, the model becomes other graphs.
+
+use super::{Bucket, Key, Outputs, PLANS_MAX, Session, State};
+use crate::error::{Error, Result};
+use crate::onnx::OnnxModel;
+use crate::tensor::Tensor;
+use std::collections::BTreeMap;
+use thalweg_base::{Bindings, DType, Literal, Scalar};
+use thalweg_executor::{Trace, TensorView};
+use thalweg_onnx::{HostValue, Imported, RunError, Tensors};
+use thalweg_tensor::Graph;
+use thalweg_tensor::ops::LeafKind;
+
+/// What a model became for a call. Calls alike need not import it again.
+pub(super) struct Specialized {
+    shapes: BTreeMap<String, Vec<usize>>,
+    /// The inputs whose values the graph depends on.
+    fixed: Tensors,
+    imported: Imported,
+}
+
+impl Session {
+    pub(super) fn call_onnx(
+        &self,
+        state: &mut State,
+        model: &OnnxModel,
+        inputs: &[(&str, Tensor)],
+        traced: bool,
+    ) -> Result<(Outputs, Option<Trace>)> {
+        let tensors: Tensors = inputs.iter().map(|(name, tensor)| (name.to_string(), tensor.0.clone())).collect();
+        let shapes: BTreeMap<String, Vec<usize>> =
+            tensors.iter().map(|(name, value)| (name.clone(), value.shape().to_vec())).collect();
+        let alike = |known: &Specialized| {
+            known.shapes == shapes && known.fixed.iter().all(|(name, value)| tensors.get(name) == Some(value))
+        };
+        if let Some(at) = state.imports.iter().position(alike) {
+            // The last used goes last, as the plans do.
+            let known = state.imports.remove(at);
+            let Imported { graph, weights, .. } = &known.imported;
+            let ran = self.run_graph(state, graph, weights, &tensors, traced);
+            let outputs = ran.as_ref().map(|(values, _)| known.imported.host_outputs(values));
+            let outputs = outputs.ok();
+            state.imports.push(known);
+            let (_, trace) = ran?;
+            return Ok((collected(outputs.unwrap_or_default()), trace));
+        }
+        let values: Vec<(String, HostValue)> =
+            tensors.iter().map(|(name, value)| (name.clone(), HostValue::Tensor(value.clone(), None))).collect();
+        let mut trace = None;
+        let ran = thalweg_onnx::run(model.model(), &values, &mut |graph, weights, tensors| {
+            let (outputs, recorded) = self.run_graph(state, graph, weights, tensors, traced)?;
+            trace = recorded;
+            Ok(outputs)
+        });
+        let ran = ran.map_err(|error| match error {
+            RunError::Import(error) => model.error(error),
+            RunError::Missing(name) => Error::Inputs { problems: vec![format!("`{name}` is not given")] },
+            RunError::Run(error) => error,
+        })?;
+        if ran.stages == 0 {
+            if state.imports.len() >= PLANS_MAX {
+                state.imports.remove(0);
+            }
+            state.imports.push(Specialized { shapes, fixed: ran.fixed, imported: ran.last });
+        }
+        Ok((collected(ran.outputs), trace))
+    }
+
+    fn run_graph(
+        &self,
+        state: &mut State,
+        graph: &Graph,
+        weights: &Tensors,
+        tensors: &Tensors,
+        traced: bool,
+    ) -> Result<(Vec<Literal>, Option<Trace>)> {
+        let outputs = graph.outputs.len();
+        let bucket = self.graph_bucket(state, graph, weights)?;
+        let views: Vec<(&str, TensorView<'_>)> = graph
+            .leaves(LeafKind::Input)
+            .filter_map(|(_, leaf)| {
+                let (name, value) = tensors.get_key_value(&*leaf.name)?;
+                Some((name.as_str(), TensorView::from(value)))
+            })
+            .collect();
+        let (mut values, trace) = bucket.run(&views, traced)?;
+        values.truncate(outputs);
+        Ok((values, trace))
+    }
+
+    /// The plan of a graph, with the model's weights, or those that the session was given instead.
+    fn graph_bucket<'a>(
+        &self,
+        state: &'a mut State,
+        graph: &Graph,
+        weights: &Tensors,
+    ) -> Result<&'a mut Bucket> {
+        let key = Key::Graph(Box::new(graph.clone()));
+        let bucket = match state.buckets.shift_remove(&key) {
+            Some(bucket) => bucket,
+            None => {
+                let compiled = thalweg_driver::compile(&runnable(graph), &Bindings::new(), &self.shared.options.driver())?;
+                let mut bucket = self.load(state, compiled.plan.into(), Some(compiled.report))?;
+                bucket.set_known(weights)?;
+                bucket.set_known(&state.given)?;
+                bucket
+            }
+        };
+        Ok(state.keep(key, bucket))
+    }
+}
+
+/// A plan computes something; a model whose outputs are all known needs none of it.
+fn runnable(graph: &Graph) -> Graph {
+    let mut graph = graph.clone();
+    if graph.outputs.is_empty() {
+        let nothing = graph.scalar(DType::F32, Scalar::Float(0.0));
+        graph.output("nothing", nothing);
+    }
+    graph
+}
+
+/// Outputs by name; the elements of lists under the name with their position.
+fn collected(outputs: Vec<(String, HostValue)>) -> Outputs {
+    let mut tensors = indexmap::IndexMap::new();
+    for (name, value) in outputs {
+        put(&mut tensors, name, value);
+    }
+    Outputs { tensors }
+}
+
+fn put(tensors: &mut indexmap::IndexMap<String, Tensor>, name: String, value: HostValue) {
+    match value {
+        HostValue::Tensor(literal, _) => {
+            tensors.insert(name, Tensor(literal));
+        }
+        HostValue::Sequence(values) => {
+            for (at, value) in values.into_iter().enumerate() {
+                put(tensors, format!("{name}.{at}"), value);
+            }
+        }
+        HostValue::Optional(Some(value)) => put(tensors, name, *value),
+        HostValue::Optional(None) => {}
+    }
+}
