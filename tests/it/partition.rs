@@ -1,16 +1,16 @@
 //! Partitioned graphs give what the graph gives on one device.
 
 use proptest::prelude::*;
-use thalweg_base::Symbol;
+use thalweg_base::{Layout, Symbol};
 use thalweg_cost::{CostModel, presets};
-use thalweg_partition::{Layout, PartitionError, Partitioned, Strategy, partition};
+use thalweg_partition::{PartitionError, Partitioned, Strategy, partition};
 use thalweg_tensor::eval::{Environment, Results, evaluate, evaluate_on};
 use thalweg_tensor::ops::{CollectiveKind, LeafKind};
 use thalweg_tensor::verify::verify;
 use thalweg_tensor::{Array, Graph, Mesh, NodeId, Op, ReduceFn, gradients};
 use thalweg_tests::models::{self, Transformer, count};
 use thalweg_tests::random_graph::{self, RandomGraph};
-use thalweg_tests::{compare, values, widen};
+use thalweg_tests::{compare, pieces, values, widen};
 
 /// Terms of the longest chain of sums and products that a test compares across: a step of training has thousands of
 /// roundings between an input and an update.
@@ -38,7 +38,7 @@ fn run(split: &Partitioned, environment: &Environment) -> Results {
     let pieces = |device: usize| -> Environment {
         let piece = |((kind, name), value): (&(LeafKind, String), &Array)| {
             let layout = split.layout(*kind, name).expect("every leaf is laid out");
-            ((*kind, name.clone()), layout.piece(value, &split.mesh, device))
+            ((*kind, name.clone()), pieces::piece(layout, value, &split.mesh, device))
         };
         environment.iter().map(piece).collect()
     };
@@ -50,11 +50,11 @@ fn run(split: &Partitioned, environment: &Environment) -> Results {
             .enumerate()
             .map(|(index, layout)| {
                 let pieces: Vec<Array> = results.iter().map(|own| of(own)[index].clone()).collect();
-                let whole = layout.join(&pieces, &split.mesh);
+                let whole = pieces::join(layout, &pieces, &split.mesh);
                 for (device, piece) in pieces.iter().enumerate() {
                     assert_eq!(
                         *piece,
-                        layout.piece(&whole, &split.mesh, device),
+                        pieces::piece(layout, &whole, &split.mesh, device),
                         "devices agree on what they share"
                     );
                 }
@@ -89,12 +89,9 @@ fn check(graph: &Graph, environment: &Environment, mesh: &Mesh, strategy: &Strat
     for leaf in &split.leaves {
         let id = graph.leaf(leaf.kind, &leaf.name).expect("the leaves are the same");
         let local = split.graph.leaf(leaf.kind, &leaf.name).expect("the leaves are the same");
-        assert_eq!(
-            leaf.layout.local_type(graph.ty(id), mesh),
-            *split.graph.ty(local),
-            "{what}: {}",
-            leaf.name
-        );
+        let (whole, piece) = (graph.ty(id), split.graph.ty(local));
+        let expected = (whole.dtype, leaf.layout.local_shape(&whole.sizes(), mesh));
+        assert_eq!((piece.dtype, piece.sizes()), expected, "{what}: {}", leaf.name);
     }
     let expected = evaluate(&graph, &environment).expect("every leaf has a value");
     let found = run(&split, &environment);

@@ -6,6 +6,7 @@
 
 pub mod compare;
 pub mod models;
+pub mod pieces;
 pub mod random_graph;
 pub mod values;
 pub mod widen;

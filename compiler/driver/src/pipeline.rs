@@ -163,7 +163,7 @@ fn partition(graph: &Graph, context: &mut Context) -> Result<Graph, CompileError
     Ok(graph)
 }
 
-fn layout(layout: &thalweg_partition::Layout) -> Layout {
+fn layout(layout: &thalweg_base::Layout) -> Layout {
     Layout { cuts: layout.cuts.clone() }
 }
 

@@ -40,11 +40,10 @@ mod search;
 mod strategy;
 
 pub use explain::{AxisExplanation, Choice, Explanation};
-pub use layout::Layout;
 pub use strategy::Strategy;
 
 use serde::{Deserialize, Serialize};
-use thalweg_base::Span;
+use thalweg_base::{Layout, Span};
 use thalweg_cost::CostModel;
 use thalweg_tensor::ops::{CollectiveKind, LeafKind};
 use thalweg_tensor::{Graph, Mesh, NodeId, Op};

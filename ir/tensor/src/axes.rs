@@ -4,7 +4,8 @@
 //! of a matrix product, `m k, k n -> m n`, the axes `m` and `n` are mapped and `k` is reduced by a sum. A dim may be made of
 //! several axes, most major first, which is how a reshape tells what it merges and splits.
 
-use crate::op::{Op, ReduceFn};
+use crate::ReduceFn;
+use crate::op::Op;
 use serde::{Deserialize, Serialize};
 use thalweg_base::{Dim, define_id};
 

@@ -3,8 +3,9 @@
 //! Each method panics when the op does not fit, which is a bug of the caller. Code that builds from a user's program
 //! uses [`Graph::try_add`] and makes a diagnostic of the error.
 
+use crate::ReduceFn;
 use crate::graph::{Graph, Node, NodeId};
-use crate::op::{Op, ReduceFn, Work};
+use crate::op::{Op, Work};
 use crate::ops::*;
 use crate::types::TensorType;
 use thalweg_base::{DType, Dim, Literal, PointwiseFn, Scalar};

@@ -1,7 +1,7 @@
 //! The reference evaluator: every node in order, on every device of the mesh, by the ops' own `eval`.
 
+use crate::Mesh;
 use crate::graph::Graph;
-use crate::mesh::Mesh;
 use crate::op::{Op, PerDevice};
 use crate::ops::{Leaf, LeafKind};
 use crate::value::Array;

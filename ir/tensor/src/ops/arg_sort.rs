@@ -1,7 +1,7 @@
 //! The order that sorts a dim: `x[..., y[..., i, ...], ...]` rises with `i`. Equal values keep their order; NaN comes last.
 
+use crate::Mesh;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
 use crate::op::Fill;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;

@@ -1,8 +1,8 @@
 //! Communication among the devices that differ only along one axis of the mesh.
 
+use crate::Mesh;
+use crate::ReduceFn;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
-use crate::op::ReduceFn;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure};
 use crate::types::TensorType;
 use crate::value::Array;

@@ -1,7 +1,7 @@
 //! Operands one after the other along a dim.
 
+use crate::Mesh;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::ops::SliceRange;
 use crate::types::TensorType;

@@ -3,9 +3,9 @@
 //! Matrix products, batched products, outer products and their transposes are all this op. Every letter is in two of the
 //! three places at least, so the gradient for an operand is again a contraction, of the cotangent with the other operand.
 
+use crate::Mesh;
+use crate::ReduceFn;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
-use crate::op::ReduceFn;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;
 use crate::value::Array;

@@ -1,11 +1,11 @@
 //! A loop while a condition holds, and one of two sub-graphs.
 
 use super::scan::{check_body, whole};
+use crate::Mesh;
 use crate::axes::AxisSignature;
 use crate::eval;
 use crate::gradient;
 use crate::graph::{Graph, NodeId};
-use crate::mesh::Mesh;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure};
 use crate::ops::{Leaf, LeafKind, Pick};
 use crate::types::TensorType;

@@ -4,9 +4,9 @@
 //! output `y[n, g o, p]` hang together by the form `sum x w y`; each direction is its derivative by one of the three. So the
 //! gradient of any direction for any operand is another direction.
 
+use crate::Mesh;
+use crate::ReduceFn;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
-use crate::op::ReduceFn;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;
 use crate::value::Array;

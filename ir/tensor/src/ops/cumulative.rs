@@ -1,8 +1,8 @@
 //! Running combination along a dim: `y[i] = f(x[0], ..., x[i])`, or from the end when reversed.
 
+use crate::Mesh;
+use crate::ReduceFn;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
-use crate::op::ReduceFn;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;
 use crate::value::Array;

@@ -2,8 +2,8 @@
 //!
 //! A start is clamped so that the slice lies within the dim.
 
+use crate::Mesh;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
 use crate::op::Fill;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;

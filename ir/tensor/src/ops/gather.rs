@@ -5,10 +5,11 @@
 //! `Scatter` is its transpose: `x[b, p, n, s] = sum over q with i[b, q] = n of y[b, p, q, s]`.
 //! An index outside of 0..n is clamped into it by `Gather` and dropped by `Scatter`.
 
+use crate::Mesh;
+use crate::ReduceFn;
 use crate::axes::DimAxes;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
-use crate::op::{Fill, ReduceFn};
+use crate::op::Fill;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;
 use crate::value::Array;

@@ -1,8 +1,8 @@
 //! `y[...] = f(a[...], b[...], ...)` for a row of the function table.
 
+use crate::Mesh;
 use crate::axes::AxisSignature;
 use crate::graph::NodeId;
-use crate::mesh::Mesh;
 use crate::op::Fill;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;

@@ -3,8 +3,8 @@
 //! The counter is an operand, usually built from iotas, so a value depends on its global position only: cutting the counter
 //! cuts the result, and every split gives the same values. See `thalweg_base::random` for the generator.
 
+use crate::Mesh;
 use crate::axes::AxisSignature;
-use crate::mesh::Mesh;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;
 use crate::value::Array;

@@ -1,9 +1,10 @@
 //! `y[...] = f over the dims of x`, which the result lacks.
 
+use crate::Mesh;
+use crate::ReduceFn;
 use crate::axes::DimAxes;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
-use crate::op::{Fill, ReduceFn};
+use crate::op::Fill;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;
 use crate::value::Array;

@@ -1,8 +1,8 @@
 //! The same elements in row-major order under another shape.
 
+use crate::Mesh;
 use crate::axes::{AxisId, DimAxes};
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;
 use crate::value::Array;

@@ -4,11 +4,11 @@
 //! `(carries, yields)`. Results are the last carries, then the yields stacked along a new first dim at position `t`, then,
 //! if asked for, the history of each carry: what turn `t` began with.
 
+use crate::Mesh;
 use crate::axes::{AxisSignature, Role};
 use crate::eval;
 use crate::gradient;
 use crate::graph::{Graph, NodeId};
-use crate::mesh::Mesh;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure};
 use crate::ops::{Leaf, LeafKind, Pick};
 use crate::types::TensorType;

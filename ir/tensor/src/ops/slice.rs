@@ -1,7 +1,7 @@
 //! `y[..., j, ...] = x[..., start + j * stride, ...]` along the dims that are named.
 
+use crate::Mesh;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::ops::PadDim;
 use crate::types::TensorType;

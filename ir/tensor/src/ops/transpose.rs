@@ -1,7 +1,7 @@
 //! `y[j...] = x[i...]` where dim `d` of the result is dim `perm[d]` of the operand.
 
+use crate::Mesh;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;
 use crate::value::Array;

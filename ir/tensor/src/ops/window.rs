@@ -4,9 +4,9 @@
 //! positions `k` as new dims at the end, and the pad value where the input has no such position. Pooling is `Unfold`
 //! and a reduction over the new dims. `Fold` is the transpose: each position sums all that `Unfold` made of it.
 
+use crate::Mesh;
+use crate::ReduceFn;
 use crate::axes::{AxisSignature, Role};
-use crate::mesh::Mesh;
-use crate::op::ReduceFn;
 use crate::op::{Grad, InferError, OpDef, PerDevice, Sample, VjpContext, Work, ensure, on_each};
 use crate::types::TensorType;
 use crate::value::Array;
