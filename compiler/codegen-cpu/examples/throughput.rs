@@ -78,7 +78,7 @@ fn target() -> Target {
     Target::host(&features)
 }
 
-#[allow(clippy::print_stdout)]
+#[allow(clippy::print_stdout, reason = "an example prints what it measures")]
 fn measure(kernel: &Kernel, label: &str) {
     let code: Code = compile(kernel, &target()).expect("a kernel that compiles");
     let started = Instant::now();
@@ -118,7 +118,7 @@ fn measure(kernel: &Kernel, label: &str) {
     );
 }
 
-#[allow(clippy::print_stdout)]
+#[allow(clippy::print_stdout, reason = "an example prints what it measures")]
 fn main() {
     if std::env::args().any(|argument| argument == "--asm") {
         let code = compile_with_disassembly(&gelu(8, true), &target()).expect("a kernel that compiles");

@@ -267,7 +267,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Iterations `lo..hi`: as many as fill `lanes`, then the rest with fewer lanes.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "a loop with its bounds, which calls itself for the rest")]
     fn span(
         &mut self,
         var: VarId,

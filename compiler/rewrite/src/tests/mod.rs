@@ -85,7 +85,7 @@ fn assert_consistent(egraph: &TensorGraph, seed: u64, positive: bool) {
 }
 
 /// A value of every class, and that of each e-node with its class.
-#[allow(clippy::type_complexity)]
+#[allow(clippy::type_complexity, reason = "a pair of lists, which one test takes apart")]
 fn class_values(
     egraph: &TensorGraph,
     leaf_value: impl Fn(&Leaf) -> Array,
