@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use thalweg_base::DType;
+use thalweg_base::{DType, Layout};
 use thalweg_codegen_cpu::Target;
 use thalweg_device::{Alone, CheckedPlan, CpuDevice, Device, ReferenceDevice, RunContext};
 use thalweg_lower::{Request, lower};
-use thalweg_plan::{Code, Layout, Plan, Port};
+use thalweg_plan::{Code, Plan, Port};
 use thalweg_tensor::eval::{Environment, evaluate};
 use thalweg_tensor::op::Fill;
 use thalweg_tensor::ops::{Cumulative, LeafKind};

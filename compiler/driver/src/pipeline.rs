@@ -9,7 +9,7 @@ use thalweg_codegen_cpu::Target;
 use thalweg_cost::CostModel;
 use thalweg_lower::Request;
 use thalweg_partition::Partitioned;
-use thalweg_plan::{Code, Layout, Plan};
+use thalweg_plan::{Code, Plan};
 use thalweg_tensor::{Graph, Node, verify};
 
 /// What passes share.
@@ -163,16 +163,12 @@ fn partition(graph: &Graph, context: &mut Context) -> Result<Graph, CompileError
     Ok(graph)
 }
 
-fn layout(layout: &thalweg_base::Layout) -> Layout {
-    Layout { cuts: layout.cuts.clone() }
-}
-
 /// Lowers the split graph to a plan without code.
 pub(crate) fn lower(graph: &Graph, context: &mut Context) -> Result<Plan, CompileError> {
     let start = Instant::now();
     let split = context.partitioned.as_ref().expect("lowering follows partitioning");
-    let leaf_layout = |kind, name: &str| layout(split.layout(kind, name).expect("a split keeps its leaves"));
-    let output_layout = |index: usize| layout(&split.outputs[index]);
+    let leaf_layout = |kind, name: &str| split.layout(kind, name).expect("a split keeps its leaves").clone();
+    let output_layout = |index: usize| split.outputs[index].clone();
     let request = Request {
         name: &graph.name,
         graph,

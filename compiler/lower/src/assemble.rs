@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use thalweg_base::Literal;
 use thalweg_kernel::ir::Kernel;
 use thalweg_plan::{
-    Address, CollectiveKind as PlanCollective, CollectiveStep, Combine, KernelId, Launch, LoopId, Origin,
-    Step, StepKind,
+    Address, CollectiveKind as PlanCollective, CollectiveStep, KernelId, Launch, LoopId, Origin, Step,
+    StepKind,
 };
 use thalweg_tensor::ops::{Collective, CollectiveKind, LeafKind};
-use thalweg_tensor::{Graph, Mesh, NodeId, Op, ReduceFn};
+use thalweg_tensor::{Graph, Mesh, NodeId, Op};
 
 /// Bits of an unlinked address that hold the offset in its buffer; those above hold the buffer.
 const OFFSET_BITS: u32 = 40;
@@ -157,7 +157,6 @@ fn each_address(step: &mut Step, f: &mut impl FnMut(&mut Address)) {
         }
         StepKind::ArgSort { operand, result, .. } => [operand, result].into_iter().for_each(f),
         StepKind::Copy { from, to, .. } => [from, to].into_iter().for_each(f),
-        StepKind::Fill { to, .. } => f(to),
         StepKind::Collective(collective) => {
             [&mut collective.operand, &mut collective.result].into_iter().for_each(f);
         }
@@ -523,23 +522,17 @@ impl<'p, 'a> Body<'p, 'a> {
     fn collective(&self, op: &Collective, id: NodeId, result: &Slot) -> StepKind {
         let operand = self.graph.node(id).operands[0];
         let sizes = self.graph.ty(operand).sizes();
-        let combine = |function: ReduceFn| match function {
-            ReduceFn::Sum => Combine::Sum,
-            ReduceFn::Prod => Combine::Prod,
-            ReduceFn::Max => Combine::Max,
-            ReduceFn::Min => Combine::Min,
-        };
         let around =
             |dim: usize| (sizes[..dim].iter().product::<usize>(), sizes[dim..].iter().product::<usize>());
         let kind = match op.kind {
-            CollectiveKind::AllReduce { function } => PlanCollective::AllReduce(combine(function)),
+            CollectiveKind::AllReduce { function } => PlanCollective::AllReduce(function),
             CollectiveKind::AllGather { dim } => {
                 let (outer, inner) = around(dim);
                 PlanCollective::AllGather { outer, inner }
             }
             CollectiveKind::ReduceScatter { function, dim } => {
                 let (outer, inner) = around(dim);
-                PlanCollective::ReduceScatter { combine: combine(function), outer, inner: inner / op.size }
+                PlanCollective::ReduceScatter { combine: function, outer, inner: inner / op.size }
             }
             CollectiveKind::AllToAll { .. } => {
                 PlanCollective::AllToAll { block: sizes.iter().product::<usize>() / op.size }

@@ -25,9 +25,9 @@ mod view;
 use assemble::{Interface, KernelTable, Planner, Slot};
 use memory::aligned;
 use std::collections::BTreeMap;
-use thalweg_base::{DType, Symbol};
-use thalweg_plan::{CompiledKernel, FORMAT_VERSION, Initial, Layout, Plan, Port, Program};
-use thalweg_tensor::ops::{Initializer, Leaf, LeafKind};
+use thalweg_base::{DType, Initializer, Layout, Symbol};
+use thalweg_plan::{CompiledKernel, FORMAT_VERSION, Plan, Port, Program};
+use thalweg_tensor::ops::LeafKind;
 use thalweg_tensor::{Graph, Mesh};
 
 /// Why a graph cannot be lowered.
@@ -88,7 +88,7 @@ pub fn lower(request: &Request) -> Result<Plan, LowerError> {
         name: request.name.to_string(),
         key: String::new(),
         target: Vec::new(),
-        mesh: request.mesh.axes.clone(),
+        mesh: request.mesh.clone(),
         inputs: take(Role::Input),
         parameters: take(Role::Parameter),
         states: take(Role::State),
@@ -158,7 +158,9 @@ fn program(
             leaves.insert(id, slot.clone());
             by_name.insert((kind, &leaf.name), slot);
             let layout = (request.leaf_layout)(kind, &leaf.name);
-            add_place(ports.entry(role(kind)).or_default(), index, place, || leaf_port(leaf, layout, mesh));
+            add_place(ports.entry(role(kind)).or_default(), index, place, || {
+                port(&leaf.name, leaf.ty.dtype, &leaf.ty.sizes(), layout, mesh, leaf.init.clone())
+            });
         }
     }
     let mut outputs = Vec::new();
@@ -168,7 +170,7 @@ fn program(
         outputs.push(slot);
         let layout = (request.output_layout)(index);
         add_place(ports.entry(Role::Output).or_default(), index, place, || {
-            port(&output.name, ty.dtype, ty.sizes(), layout, mesh, None)
+            port(&output.name, ty.dtype, &ty.sizes(), layout, mesh, None)
         });
     }
     let updates = graph
@@ -197,26 +199,15 @@ fn add_place(ports: &mut Vec<Port>, index: usize, place: usize, new: impl FnOnce
     ports[index].places.push(place);
 }
 
-fn leaf_port(leaf: &Leaf, layout: Layout, mesh: &Mesh) -> Port {
-    let initial = leaf.init.as_ref().map(|init| match init {
-        Initializer::Constant(value) => Initial::Constant(*value),
-        Initializer::Uniform { low, high } => Initial::Uniform { low: *low, high: *high },
-        Initializer::Normal { mean, deviation } => Initial::Normal { mean: *mean, deviation: *deviation },
-    });
-    port(&leaf.name, leaf.ty.dtype, leaf.ty.sizes(), layout, mesh, initial)
-}
-
 /// A port for a piece of that shape on each device.
 fn port(
     name: &str,
     dtype: DType,
-    mut shape: Vec<usize>,
+    piece: &[usize],
     layout: Layout,
     mesh: &Mesh,
-    initial: Option<Initial>,
+    initial: Option<Initializer>,
 ) -> Port {
-    for (axis, dim) in &layout.cuts {
-        shape[*dim] *= mesh.size(axis);
-    }
+    let shape = layout.global_shape(piece, mesh);
     Port { name: name.to_string(), dtype, shape, layout, initial, places: Vec::new() }
 }

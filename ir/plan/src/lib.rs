@@ -13,44 +13,15 @@ pub mod verify;
 
 pub use file::{FORMAT_VERSION, PlanFileError};
 pub use routine::{ArgSort, ContractAxis, Contraction, Convolution, ConvolveDirection, Scatter};
-pub use step::{Address, CollectiveKind, CollectiveStep, Combine, Launch, LoopId, Origin, Step, StepKind};
+pub use step::{Address, CollectiveKind, CollectiveStep, Launch, LoopId, Origin, Step, StepKind};
 
 use serde::{Deserialize, Serialize};
-use thalweg_base::{DType, Literal, Scalar, define_id};
+use thalweg_base::{DType, Initializer, Layout, Literal, Mesh, define_id};
 use thalweg_kernel::Kernel;
 
 define_id! {
     /// A kernel of a plan.
     KernelId, "k"
-}
-
-/// How a value is spread over the devices: for each mesh axis that cuts it, the dim that is cut. Axes that are not named
-/// hold copies.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
-pub struct Layout {
-    /// Mesh axis and dim, in the order of the cuts: a later cut is within the pieces of an earlier one.
-    pub cuts: Vec<(String, usize)>,
-}
-
-/// How a kept value begins when no weights are given.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub enum Initial {
-    /// Every element this value.
-    Constant(Scalar),
-    /// Uniform in [low, high), by counter.
-    Uniform {
-        /// The lower bound.
-        low: Scalar,
-        /// The upper bound.
-        high: Scalar,
-    },
-    /// Normal, by counter.
-    Normal {
-        /// The mean.
-        mean: Scalar,
-        /// The standard deviation.
-        deviation: Scalar,
-    },
 }
 
 /// A value that the caller gives or takes, or that is kept between calls.
@@ -65,19 +36,15 @@ pub struct Port {
     /// How it is spread over the devices.
     pub layout: Layout,
     /// For parameters and states: how it begins.
-    pub initial: Option<Initial>,
+    pub initial: Option<Initializer>,
     /// Where each device holds its piece: byte offset into its arena.
     pub places: Vec<usize>,
 }
 
 impl Port {
-    /// The shape of one device's piece, for a mesh of those axes and sizes.
-    pub fn local_shape(&self, mesh: &[(String, usize)]) -> Vec<usize> {
-        let mut shape = self.shape.clone();
-        for (axis, dim) in &self.layout.cuts {
-            shape[*dim] /= mesh.iter().find(|(name, _)| name == axis).map_or(1, |(_, size)| *size);
-        }
-        shape
+    /// The shape of one device's piece.
+    pub fn local_shape(&self, mesh: &Mesh) -> Vec<usize> {
+        self.layout.local_shape(&self.shape, mesh)
     }
 }
 
@@ -130,8 +97,8 @@ pub struct Plan {
     pub key: String,
     /// The code target: architecture and features that the machine code needs, sorted.
     pub target: Vec<String>,
-    /// Named axes of devices with their sizes, the last varying fastest; empty for one device.
-    pub mesh: Vec<(String, usize)>,
+    /// The devices.
+    pub mesh: Mesh,
     /// Inputs, in the order of the signature.
     pub inputs: Vec<Port>,
     /// Parameters.

@@ -3,7 +3,7 @@
 use crate::KernelId;
 use crate::routine::{ArgSort, Contraction, Convolution, Scatter};
 use serde::{Deserialize, Serialize};
-use thalweg_base::{DType, Scalar, Span, define_id};
+use thalweg_base::{DType, ReduceFn, Span, define_id};
 
 define_id! {
     /// A loop of a program; its turn number may shift addresses in its body. Nested loops have different ids.
@@ -41,7 +41,7 @@ pub struct Launch {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum CollectiveKind {
     /// Every device gets the combination of all.
-    AllReduce(Combine),
+    AllReduce(ReduceFn),
     /// Every device gets all pieces; the result is `[outer, devices, inner]` for pieces `[outer, inner]`.
     AllGather {
         /// Elements before the gathered dim.
@@ -52,7 +52,7 @@ pub enum CollectiveKind {
     /// Every device gets its piece `[outer, inner]` of the combination of values `[outer, devices, inner]`.
     ReduceScatter {
         /// How values are combined.
-        combine: Combine,
+        combine: ReduceFn,
         /// Elements before the scattered dim.
         outer: usize,
         /// Elements of one piece of the scattered dim and after it.
@@ -64,20 +64,6 @@ pub enum CollectiveKind {
         /// Elements of one block.
         block: usize,
     },
-}
-
-/// How values are combined.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Combine {
-    /// The sum.
-    Sum,
-    /// The product.
-    Prod,
-    /// The largest.
-    Max,
-    /// The smallest.
-    Min,
 }
 
 /// Communication among the devices that differ only along one mesh axis.
@@ -184,17 +170,6 @@ pub enum StepKind {
         to: Address,
         /// As many bytes.
         bytes: usize,
-    },
-    /// Sets every element.
-    Fill {
-        /// Where.
-        to: Address,
-        /// The element type.
-        dtype: DType,
-        /// How many elements.
-        elements: usize,
-        /// The value.
-        value: Scalar,
     },
     /// Communicates with other devices.
     Collective(CollectiveStep),

@@ -4,19 +4,24 @@
 //! 2. every address lies within its arena, in every turn of its loops, with all the elements that are used there;
 //! 3. every kernel that is named exists and is given as many buffers as it takes;
 //! 4. addresses are shifted only by loops around them, and loops have different ids;
-//! 5. cuts divide shapes evenly, by axes that the mesh has.
+//! 5. cuts divide shapes evenly, each by another axis of the mesh, and the names of axes differ.
 //!
 //! What a kernel does inside is checked by the kernel IR's own verifier.
 
 use crate::{Address, CollectiveKind, Contraction, Launch, LoopId, Plan, Port, Program, Step, StepKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every broken rule; empty for a good plan.
 pub fn verify(plan: &Plan) -> Vec<String> {
     let mut found = Vec::new();
-    let devices = plan.mesh.iter().fold(1, |devices: usize, (_, size)| devices.saturating_mul(*size));
+    let devices = plan.mesh.devices();
     if devices != plan.programs.len() || devices == 0 {
         found.push(format!("a mesh of {devices} devices has {} programs", plan.programs.len()));
+        return found;
+    }
+    let mut names = BTreeSet::new();
+    if let Some((axis, _)) = plan.mesh.axes.iter().find(|(axis, _)| !names.insert(axis)) {
+        found.push(format!("the mesh has two axes `{axis}`"));
         return found;
     }
     let ports = [&plan.inputs, &plan.parameters, &plan.states, &plan.outputs];
@@ -44,22 +49,23 @@ pub fn verify(plan: &Plan) -> Vec<String> {
 }
 
 fn check_port(plan: &Plan, port: &Port, found: &mut Vec<String>) {
+    let (mut rest, mut by) = (port.shape.clone(), BTreeSet::new());
     for (axis, dim) in &port.layout.cuts {
-        let size = plan.mesh.iter().find(|(name, _)| name == axis).map(|(_, size)| *size);
-        match (size, port.shape.get(*dim)) {
-            (Some(size), Some(extent)) if size > 0 && extent % size == 0 => {}
-            (_, _) => {
-                found.push(format!("`{}` is cut along dim {dim} by `{axis}`, which does not fit", port.name));
-                return;
-            }
+        // No axis has size 0, as there are devices; a later cut is of what the earlier ones left.
+        let fits = plan.mesh.axes.iter().any(|(name, _)| name == axis)
+            && by.insert(axis)
+            && rest.get(*dim).is_some_and(|extent| extent % plan.mesh.size(axis) == 0);
+        if !fits {
+            found.push(format!("`{}` is cut along dim {dim} by `{axis}`, which does not fit", port.name));
+            return;
         }
+        rest[*dim] /= plan.mesh.size(axis);
     }
     if port.places.len() != plan.programs.len() {
         found.push(format!("`{}` has {} places", port.name, port.places.len()));
         return;
     }
-    let elements =
-        port.local_shape(&plan.mesh).iter().try_fold(port.dtype.size_bytes(), |n, d| n.checked_mul(*d));
+    let elements = rest.iter().try_fold(port.dtype.size_bytes(), |n, d| n.checked_mul(*d));
     for (place, program) in port.places.iter().zip(&plan.programs) {
         if elements.and_then(|bytes| bytes.checked_add(*place)).is_none_or(|end| end > program.arena_bytes) {
             found.push(format!("`{}` is outside of the arena", port.name));
@@ -163,21 +169,17 @@ impl Checker<'_> {
                 self.address(&what, from, *bytes);
                 self.address(&what, to, *bytes);
             }
-            StepKind::Fill { to, dtype, elements, .. } => {
-                self.address(&what, to, times(&[*elements, dtype.size_bytes()]))
-            }
             StepKind::Collective(collective) => {
-                let size =
-                    self.plan.mesh.iter().find(|(name, _)| *name == collective.axis).map(|(_, size)| *size);
-                let Some(size) = size else {
+                if !self.plan.mesh.axes.iter().any(|(axis, _)| *axis == collective.axis) {
                     self.found.push(format!("{what}: the mesh has no axis `{}`", collective.axis));
                     return;
-                };
+                }
+                let size = self.plan.mesh.size(&collective.axis);
                 let bytes = times(&[collective.elements, collective.dtype.size_bytes()]);
                 let result = match collective.kind {
                     CollectiveKind::AllReduce(_) | CollectiveKind::AllToAll { .. } => bytes,
                     CollectiveKind::AllGather { .. } => times(&[bytes, size]),
-                    CollectiveKind::ReduceScatter { .. } => bytes / size.max(1),
+                    CollectiveKind::ReduceScatter { .. } => bytes / size,
                 };
                 self.address(&what, &collective.operand, bytes);
                 self.address(&what, &collective.result, result);

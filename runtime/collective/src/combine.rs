@@ -1,8 +1,7 @@
 //! Combining the operands of several members, in the order of the members.
 
 use half::{bf16, f16};
-use thalweg_base::DType;
-use thalweg_plan::Combine;
+use thalweg_base::{DType, ReduceFn};
 
 /// Elements that are combined at a time: their sums stay in the first-level cache while all operands pass by.
 const BLOCK: usize = 2048;
@@ -13,7 +12,7 @@ trait Element {
     const BYTES: usize;
     fn read(bytes: &[u8]) -> Self::Wide;
     fn write(value: Self::Wide, bytes: &mut [u8]);
-    fn combine(combine: Combine, a: Self::Wide, b: Self::Wide) -> Self::Wide;
+    fn combine(combine: ReduceFn, a: Self::Wide, b: Self::Wide) -> Self::Wide;
 }
 
 /// The larger of two; NaN when one is, as the scalar function `max` has it.
@@ -49,12 +48,12 @@ macro_rules! element {
                     bytes.copy_from_slice(&<$storage>::to_le_bytes($narrow));
                 }
                 #[inline(always)]
-                fn combine(combine: Combine, a: $wide, b: $wide) -> $wide {
+                fn combine(combine: ReduceFn, a: $wide, b: $wide) -> $wide {
                     match combine {
-                        Combine::Sum => $add(a, b),
-                        Combine::Prod => $mul(a, b),
-                        Combine::Max => larger(a, b),
-                        Combine::Min => smaller(a, b),
+                        ReduceFn::Sum => $add(a, b),
+                        ReduceFn::Prod => $mul(a, b),
+                        ReduceFn::Max => larger(a, b),
+                        ReduceFn::Min => smaller(a, b),
                     }
                 }
             }
@@ -86,7 +85,7 @@ type Operands<'a> = &'a dyn Fn(usize, &mut dyn FnMut(&[u8]));
 /// long as `out`, a multiple of the element size.
 pub(crate) fn combine(
     dtype: DType,
-    function: Combine,
+    function: ReduceFn,
     members: usize,
     operand: Operands<'_>,
     out: &mut [u8],
@@ -108,7 +107,7 @@ pub(crate) fn combine(
     }
 }
 
-fn typed<E: Element>(function: Combine, members: usize, operand: Operands<'_>, out: &mut [u8]) {
+fn typed<E: Element>(function: ReduceFn, members: usize, operand: Operands<'_>, out: &mut [u8]) {
     let mut wide = [E::Wide::default(); BLOCK];
     for (block, out) in out.chunks_mut(BLOCK * E::BYTES).enumerate() {
         let bytes = block * BLOCK * E::BYTES..block * BLOCK * E::BYTES + out.len();
@@ -120,17 +119,17 @@ fn typed<E: Element>(function: Combine, members: usize, operand: Operands<'_>, o
                 // One loop for each function, so that each is vectorized.
                 match (member, function) {
                     (0, _) => pairs.for_each(|(sum, value)| *sum = value),
-                    (_, Combine::Sum) => {
-                        pairs.for_each(|(sum, value)| *sum = E::combine(Combine::Sum, *sum, value));
+                    (_, ReduceFn::Sum) => {
+                        pairs.for_each(|(sum, value)| *sum = E::combine(ReduceFn::Sum, *sum, value));
                     }
-                    (_, Combine::Prod) => {
-                        pairs.for_each(|(sum, value)| *sum = E::combine(Combine::Prod, *sum, value));
+                    (_, ReduceFn::Prod) => {
+                        pairs.for_each(|(sum, value)| *sum = E::combine(ReduceFn::Prod, *sum, value));
                     }
-                    (_, Combine::Max) => {
-                        pairs.for_each(|(sum, value)| *sum = E::combine(Combine::Max, *sum, value));
+                    (_, ReduceFn::Max) => {
+                        pairs.for_each(|(sum, value)| *sum = E::combine(ReduceFn::Max, *sum, value));
                     }
-                    (_, Combine::Min) => {
-                        pairs.for_each(|(sum, value)| *sum = E::combine(Combine::Min, *sum, value));
+                    (_, ReduceFn::Min) => {
+                        pairs.for_each(|(sum, value)| *sum = E::combine(ReduceFn::Min, *sum, value));
                     }
                 }
             });

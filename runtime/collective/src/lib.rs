@@ -11,15 +11,14 @@
 #![forbid(unsafe_code)]
 
 mod combine;
-pub mod mesh;
 mod rendezvous;
 mod thread;
 
 pub use thread::{ThreadCommunicator, ThreadOptions, threads};
 
 use std::time::Duration;
-use thalweg_base::DType;
-use thalweg_plan::{CollectiveKind, CollectiveStep, Combine};
+use thalweg_base::{DType, ReduceFn};
+use thalweg_plan::{CollectiveKind, CollectiveStep};
 
 /// What every collective is told.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +47,7 @@ pub trait Communicator: Send {
     fn all_reduce(
         &mut self,
         call: Call<'_>,
-        combine: Combine,
+        combine: ReduceFn,
         operand: &[u8],
         result: &mut [u8],
     ) -> Result<(), CollectiveError>;
@@ -67,7 +66,7 @@ pub trait Communicator: Send {
     fn reduce_scatter(
         &mut self,
         call: Call<'_>,
-        combine: Combine,
+        combine: ReduceFn,
         outer: usize,
         inner: usize,
         operand: &[u8],

@@ -2,10 +2,10 @@
 
 use crate::combine::combine;
 use crate::rendezvous::{Rendezvous, Signature, World};
-use crate::{Call, CollectiveError, Communicator, mesh};
+use crate::{Call, CollectiveError, Communicator};
 use std::sync::Arc;
 use std::time::Duration;
-use thalweg_plan::Combine;
+use thalweg_base::{Mesh, ReduceFn};
 
 /// How threads communicate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,15 +29,14 @@ const COMBINED_BY_ALL: usize = 16 << 10;
 ///
 /// ```
 /// use thalweg_collective::{Call, Communicator, ThreadOptions, threads};
-/// use thalweg_base::DType;
-/// use thalweg_plan::Combine;
+/// use thalweg_base::{DType, Mesh, ReduceFn};
 ///
-/// let mesh = [("data".to_string(), 2)];
+/// let mesh = Mesh::line("data", 2);
 /// let run = |mut device: thalweg_collective::ThreadCommunicator| {
 ///     let operand = [device.rank() as u8 + 1, 10];
 ///     let mut result = [0; 2];
 ///     let call = Call { axis: "data", dtype: DType::U8, label: "sum" };
-///     device.all_reduce(call, Combine::Sum, &operand, &mut result).map(|()| result)
+///     device.all_reduce(call, ReduceFn::Sum, &operand, &mut result).map(|()| result)
 /// };
 /// let results: Vec<_> = std::thread::scope(|scope| {
 ///     let all: Vec<_> =
@@ -46,13 +45,13 @@ const COMBINED_BY_ALL: usize = 16 << 10;
 /// });
 /// assert_eq!(results, [Ok([3, 20]), Ok([3, 20])]);
 /// ```
-pub fn threads(mesh: &[(String, usize)], options: ThreadOptions) -> Vec<ThreadCommunicator> {
-    let devices: usize = mesh.iter().map(|(_, size)| size).product();
+pub fn threads(mesh: &Mesh, options: ThreadOptions) -> Vec<ThreadCommunicator> {
+    let devices = mesh.devices();
     let mut groups = Vec::new();
     let mut seats: Vec<Vec<Seat>> = vec![Vec::new(); devices];
-    for (axis, size) in mesh {
+    for (axis, size) in &mesh.axes {
         for rank in 0..devices {
-            let ranks = mesh::group(mesh, rank, axis);
+            let ranks = mesh.group(rank, axis);
             if ranks[0] != rank {
                 continue;
             }
@@ -124,7 +123,7 @@ impl Session<'_> {
     }
 
     /// Combines the bytes of that range of all slots.
-    fn combine(&self, function: Combine, turn: usize, range: std::ops::Range<usize>, out: &mut [u8]) {
+    fn combine(&self, function: ReduceFn, turn: usize, range: std::ops::Range<usize>, out: &mut [u8]) {
         let read = |member: usize, f: &mut dyn FnMut(&[u8])| f(&self.group.slot(member, turn)[range.clone()]);
         combine(self.signature.dtype, function, self.members(), &read, out);
     }
@@ -208,7 +207,7 @@ impl Communicator for ThreadCommunicator {
     fn all_reduce(
         &mut self,
         call: Call<'_>,
-        function: Combine,
+        function: ReduceFn,
         operand: &[u8],
         result: &mut [u8],
     ) -> Result<(), CollectiveError> {
@@ -277,7 +276,7 @@ impl Communicator for ThreadCommunicator {
     fn reduce_scatter(
         &mut self,
         call: Call<'_>,
-        function: Combine,
+        function: ReduceFn,
         outer: usize,
         inner: usize,
         operand: &[u8],
@@ -353,20 +352,20 @@ impl ThreadCommunicator {
     }
 }
 
-fn combined_name(function: Combine) -> &'static str {
+fn combined_name(function: ReduceFn) -> &'static str {
     match function {
-        Combine::Sum => "all-reduce by sum",
-        Combine::Prod => "all-reduce by product",
-        Combine::Max => "all-reduce by maximum",
-        Combine::Min => "all-reduce by minimum",
+        ReduceFn::Sum => "all-reduce by sum",
+        ReduceFn::Prod => "all-reduce by product",
+        ReduceFn::Max => "all-reduce by maximum",
+        ReduceFn::Min => "all-reduce by minimum",
     }
 }
 
-fn scattered_name(function: Combine) -> &'static str {
+fn scattered_name(function: ReduceFn) -> &'static str {
     match function {
-        Combine::Sum => "reduce-scatter by sum",
-        Combine::Prod => "reduce-scatter by product",
-        Combine::Max => "reduce-scatter by maximum",
-        Combine::Min => "reduce-scatter by minimum",
+        ReduceFn::Sum => "reduce-scatter by sum",
+        ReduceFn::Prod => "reduce-scatter by product",
+        ReduceFn::Max => "reduce-scatter by maximum",
+        ReduceFn::Min => "reduce-scatter by minimum",
     }
 }

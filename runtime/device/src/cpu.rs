@@ -237,10 +237,6 @@ impl Machine<'_, '_> {
                 // SAFETY: the verifier checked that both ranges are within the arena.
                 unsafe { routines::copy(self.pool, self.at(from), self.at(to), *bytes) }
             }
-            Kind::Fill { to, pattern, size, elements } => {
-                // SAFETY: the verifier checked that the range is within the arena, preparation its alignment.
-                unsafe { routines::fill(self.pool, self.at(to), *pattern, *size, *elements) }
-            }
             Kind::Collective(collective) => return self.collective(collective),
             Kind::Loop { slot, turns, body } => {
                 for turn in 0..*turns {

@@ -105,7 +105,6 @@ pub fn steps_in_order(steps: &[Step]) -> Vec<(usize, &Step)> {
                 | StepKind::Scatter { .. }
                 | StepKind::ArgSort { .. }
                 | StepKind::Copy { .. }
-                | StepKind::Fill { .. }
                 | StepKind::Collective(_) => {}
             }
         }

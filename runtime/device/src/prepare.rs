@@ -6,7 +6,7 @@ use crate::routines::{ArgSortRoutine, ScatterRoutine};
 use crate::{DeviceError, steps_in_order};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use thalweg_base::{DType, Scalar, literal};
+use thalweg_base::DType;
 use thalweg_kernel::Kernel;
 use thalweg_kernels as kernels;
 use thalweg_plan::{
@@ -28,7 +28,6 @@ pub(crate) enum Kind {
     Scatter { routine: Box<ScatterRoutine>, indices: Place, updates: Place, result: Place },
     ArgSort { routine: Box<ArgSortRoutine>, operand: Place, result: Place },
     Copy { from: Place, to: Place, bytes: usize },
-    Fill { to: Place, pattern: [u8; 8], size: usize, elements: usize },
     Collective(Box<PreparedCollective>),
     Loop { slot: usize, turns: usize, body: Vec<Operation> },
     While { condition: Vec<Operation>, flag: Place, body: Vec<Operation> },
@@ -117,7 +116,6 @@ pub(crate) fn kernels_of(program: &Program) -> Vec<KernelId> {
             StepKind::Scatter { .. }
             | StepKind::ArgSort { .. }
             | StepKind::Copy { .. }
-            | StepKind::Fill { .. }
             | StepKind::Collective(_)
             | StepKind::Loop { .. }
             | StepKind::While { .. }
@@ -202,12 +200,6 @@ impl Preparer<'_> {
                 from: self.place(step, from, DType::U8)?,
                 to: self.place(step, to, DType::U8)?,
                 bytes: *bytes,
-            },
-            StepKind::Fill { to, dtype, elements, value } => Kind::Fill {
-                to: self.place(step, to, *dtype)?,
-                pattern: pattern(*dtype, *value),
-                size: dtype.size_bytes(),
-                elements: *elements,
             },
             StepKind::Collective(collective) => self.collective(step, collective)?,
             StepKind::Loop { id, turns, body } => {
@@ -430,7 +422,7 @@ const PACKED_ROWS: std::ops::RangeInclusive<usize> = 2..=256;
 
 /// Bytes of a collective's operand and result, or what is wrong with it.
 pub(crate) fn collective_bytes(plan: &Plan, collective: &CollectiveStep) -> Result<(usize, usize), String> {
-    let devices = plan.mesh.iter().find(|(name, _)| *name == collective.axis).map_or(1, |(_, size)| *size);
+    let devices = plan.mesh.size(&collective.axis);
     let elements = collective.elements;
     let (operand, result) = match collective.kind {
         CollectiveKind::AllReduce(_) => (elements, elements),
@@ -475,14 +467,6 @@ fn label(step: &Step) -> String {
 
 fn invalid(step: &Step, violation: String) -> DeviceError {
     DeviceError::Invalid { violation: format!("step `{}`: {violation}", step.origin.label) }
-}
-
-/// The storage bytes of a value, in the first bytes.
-fn pattern(dtype: DType, value: Scalar) -> [u8; 8] {
-    let mut bytes = Vec::with_capacity(8);
-    literal::write_scalar(dtype, value, &mut bytes);
-    bytes.resize(8, 0);
-    bytes.try_into().expect("eight bytes")
 }
 
 fn kernel_axis(axis: &ContractAxis) -> kernels::Axis {

@@ -154,9 +154,6 @@ impl Run<'_, '_> {
                 let (from, to) = (self.at(from), self.at(to));
                 self.arena.copy_within(from..from + bytes, to);
             }
-            StepKind::Fill { to, dtype, elements, value } => {
-                (0..*elements).for_each(|index| self.set(*dtype, to, index as i64, *value));
-            }
             StepKind::Collective(collective) => {
                 let (from, to) = (self.at(&collective.operand), self.at(&collective.result));
                 let (bytes, size) =

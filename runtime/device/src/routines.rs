@@ -1,4 +1,4 @@
-//! Steps of the processor that are neither generated nor products: scatter, sort, copy, fill.
+//! Steps of the processor that are neither generated nor products: scatter, sort, copy.
 
 use half::{bf16, f16};
 use thalweg_base::DType;
@@ -50,29 +50,6 @@ pub(crate) unsafe fn copy(pool: &ThreadPool, from: *const u8, to: *mut u8, bytes
         let (low, high) = share(bytes, part, parts);
         // SAFETY: the caller's promise; parts are disjoint and the ranges do not overlap.
         unsafe { from.get().add(low).copy_to_nonoverlapping(to.get().add(low), high - low) };
-    });
-}
-
-/// Writes `elements` times the first `size` bytes of the pattern; `size` is 1, 2, 4 or 8.
-///
-/// # Safety
-/// `to` is valid for writing that many bytes, aligned to `size`; nobody else uses them meanwhile.
-pub(crate) unsafe fn fill(pool: &ThreadPool, to: *mut u8, pattern: [u8; 8], size: usize, elements: usize) {
-    let parts = (elements * size / WORTH_A_THREAD).clamp(1, pool.threads());
-    let to = Shared::new(to);
-    let value = u64::from_le_bytes(pattern);
-    pool.run(parts, &|part| {
-        let (low, high) = share(elements, part, parts);
-        // SAFETY: the caller's promise; parts are disjoint.
-        unsafe {
-            let start = to.get().add(low * size);
-            match size {
-                1 => start.write_bytes(value as u8, high - low),
-                2 => std::slice::from_raw_parts_mut(start.cast::<u16>(), high - low).fill(value as u16),
-                4 => std::slice::from_raw_parts_mut(start.cast::<u32>(), high - low).fill(value as u32),
-                _ => std::slice::from_raw_parts_mut(start.cast::<u64>(), high - low).fill(value),
-            }
-        }
     });
 }
 

@@ -2,8 +2,7 @@
 //! so it is the same on any number of devices and threads.
 
 use thalweg_base::literal::write_scalar;
-use thalweg_base::{DType, Scalar, random};
-use thalweg_plan::Initial;
+use thalweg_base::{DType, Initializer, random};
 
 /// Elements that are worth a thread of their own.
 const WORTH_A_THREAD: usize = 1 << 14;
@@ -11,7 +10,7 @@ const WORTH_A_THREAD: usize = 1 << 14;
 /// The first value of the kept value `name` under `seed`, as the bytes of the global tensor with that many elements: position
 /// `i` takes counter `i` under the key of seed and name. `threads` work on it.
 pub fn initial_bytes(
-    initial: &Initial,
+    initial: &Initializer,
     seed: u64,
     name: &str,
     dtype: DType,
@@ -19,7 +18,7 @@ pub fn initial_bytes(
     threads: usize,
 ) -> Vec<u8> {
     let size = dtype.size_bytes();
-    if let Initial::Constant(value) = initial {
+    if let Initializer::Constant(value) = initial {
         let mut one = Vec::with_capacity(size);
         write_scalar(dtype, *value, &mut one);
         return one.repeat(elements);
@@ -33,7 +32,7 @@ pub fn initial_bytes(
                 let mut one = Vec::with_capacity(size);
                 for (at, element) in part.chunks_exact_mut(size).enumerate() {
                     one.clear();
-                    write_scalar(dtype, value(initial, key, number * share + at), &mut one);
+                    write_scalar(dtype, initial.value(key, number * share + at), &mut one);
                     element.copy_from_slice(&one);
                 }
             };
@@ -46,19 +45,4 @@ pub fn initial_bytes(
         }
     });
     bytes
-}
-
-/// The value at a position of the global tensor.
-fn value(initial: &Initial, key: [u32; 2], index: usize) -> Scalar {
-    let words = random::threefry2x32(key, [index as u32, (index as u64 >> 32) as u32]);
-    match initial {
-        Initial::Constant(value) => *value,
-        Initial::Uniform { low, high } => {
-            let (low, high) = (low.to_f64(), high.to_f64());
-            Scalar::Float(low + (high - low) * random::uniform(words[0]))
-        }
-        Initial::Normal { mean, deviation } => {
-            Scalar::Float(mean.to_f64() + deviation.to_f64() * random::normal(words))
-        }
-    }
 }

@@ -7,9 +7,9 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use thalweg_base::{DType, Literal};
+//! use thalweg_base::{DType, Layout, Literal, Mesh};
 //! use thalweg_executor::{Executor, Options};
-//! use thalweg_plan::{Address, FORMAT_VERSION, Layout, Origin, Plan, Port, Program, Step, StepKind};
+//! use thalweg_plan::{Address, FORMAT_VERSION, Origin, Plan, Port, Program, Step, StepKind};
 //!
 //! let port = |name: &str, place: usize| Port {
 //!     name: name.into(),
@@ -26,7 +26,7 @@
 //!     name: "identity".into(),
 //!     key: String::new(),
 //!     target: vec![],
-//!     mesh: vec![],
+//!     mesh: Mesh::default(),
 //!     inputs: vec![port("x", 0)],
 //!     parameters: vec![],
 //!     states: vec![],

@@ -1,6 +1,6 @@
 //! Which part of a global tensor a device holds, as runs of bytes.
 
-use thalweg_collective::mesh;
+use thalweg_base::Mesh;
 use thalweg_device::{DeviceError, LoadedProgram};
 use thalweg_plan::Port;
 
@@ -22,28 +22,22 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    pub(crate) fn new(port: &Port, axes: &[(String, usize)], rank: usize) -> Piece {
-        let mut local = port.shape.clone();
-        let mut starts = vec![0; port.shape.len()];
-        for (axis, dim) in &port.layout.cuts {
-            // A later cut of the same dim is within the piece that the earlier ones left.
-            local[*dim] /= axes.iter().find(|(name, _)| name == axis).map_or(1, |(_, size)| *size);
-            starts[*dim] += mesh::coordinate(axes, rank, axis) * local[*dim];
-        }
+    pub(crate) fn new(port: &Port, mesh: &Mesh, rank: usize) -> Piece {
+        let ranges = port.layout.ranges(&port.shape, mesh, rank);
         let cuts = |axis: &str| port.layout.cuts.iter().any(|(cut, _)| cut == axis);
-        let first = axes.iter().all(|(axis, _)| cuts(axis) || mesh::coordinate(axes, rank, axis) == 0);
+        let first = mesh.axes.iter().all(|(axis, _)| cuts(axis) || mesh.coordinate(rank, axis) == 0);
         let mut strides = vec![port.dtype.size_bytes(); port.shape.len() + 1];
         for dim in (0..port.shape.len()).rev() {
             strides[dim] = strides[dim + 1] * port.shape[dim];
         }
         // Dims from here on are whole, so that a piece's rows of this dim lie together.
-        let cut = (0..local.len()).rev().find(|dim| local[*dim] != port.shape[*dim]).unwrap_or(0);
-        let run = local.get(cut).map_or(strides[0], |extent| extent * strides[cut + 1]);
-        let outer: Vec<_> = (0..cut).map(|dim| (local[dim], strides[dim + 1])).collect();
+        let cut = (0..ranges.len()).rev().find(|dim| ranges[*dim].len() != port.shape[*dim]).unwrap_or(0);
+        let run = ranges.get(cut).map_or(strides[0], |range| range.len() * strides[cut + 1]);
+        let outer: Vec<_> = (0..cut).map(|dim| (ranges[dim].len(), strides[dim + 1])).collect();
         Piece {
             place: port.places[rank],
             first,
-            start: starts.iter().zip(&strides[1..]).map(|(start, stride)| start * stride).sum(),
+            start: ranges.iter().zip(&strides[1..]).map(|(range, stride)| range.start * stride).sum(),
             run,
             runs: if run == 0 { 0 } else { outer.iter().map(|(extent, _)| extent).product() },
             outer,

@@ -2,11 +2,11 @@
 
 use crate::values::{on_each, step};
 use std::time::{Duration, Instant};
-use thalweg_base::DType;
+use thalweg_base::{DType, Mesh, ReduceFn};
 use thalweg_collective::{
     CollectiveError, Communicator, ThreadCommunicator, ThreadOptions, perform, threads,
 };
-use thalweg_plan::{CollectiveKind, Combine};
+use thalweg_plan::CollectiveKind;
 
 fn sum(
     device: &mut ThreadCommunicator,
@@ -14,12 +14,12 @@ fn sum(
     label: &str,
     elements: usize,
 ) -> Result<(), CollectiveError> {
-    let step = step(CollectiveKind::AllReduce(Combine::Sum), axis, DType::F32, elements);
+    let step = step(CollectiveKind::AllReduce(ReduceFn::Sum), axis, DType::F32, elements);
     perform(device, &step, label, &vec![0; 4 * elements], &mut vec![0; 4 * elements])
 }
 
-fn mesh(sizes: &[(&str, usize)]) -> Vec<(String, usize)> {
-    sizes.iter().map(|(name, size)| (name.to_string(), *size)).collect()
+fn mesh(sizes: &[(&str, usize)]) -> Mesh {
+    Mesh { axes: sizes.iter().map(|(name, size)| (name.to_string(), *size)).collect() }
 }
 
 #[test]

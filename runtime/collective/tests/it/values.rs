@@ -1,15 +1,15 @@
 //! Values: every collective, dtype and function against an obvious loop over the operands of the group.
 
-use thalweg_base::{DType, Literal, Scalar};
-use thalweg_collective::{CollectiveError, ThreadCommunicator, ThreadOptions, mesh, perform, threads};
-use thalweg_plan::{Address, CollectiveKind, CollectiveStep, Combine};
+use thalweg_base::{DType, Literal, Mesh, ReduceFn, Scalar};
+use thalweg_collective::{CollectiveError, ThreadCommunicator, ThreadOptions, perform, threads};
+use thalweg_plan::{Address, CollectiveKind, CollectiveStep};
 
 /// Small slots, so that values take many segments, some of them not full.
 const OPTIONS: ThreadOptions = ThreadOptions { timeout: None, segment_bytes: 48 << 10 };
 
 /// Runs `body` for each device on a thread of its own; results by rank.
 pub(crate) fn on_each<T: Send>(
-    mesh: &[(String, usize)],
+    mesh: &Mesh,
     options: ThreadOptions,
     body: impl Fn(usize, ThreadCommunicator) -> T + Sync,
 ) -> Vec<T> {
@@ -34,24 +34,24 @@ fn operand(dtype: DType, elements: usize, rank: usize) -> Literal {
     Literal::from_scalars(dtype, &[elements], (0..elements).map(value))
 }
 
-fn combined(function: Combine, a: Scalar, b: Scalar) -> Scalar {
+fn combined(function: ReduceFn, a: Scalar, b: Scalar) -> Scalar {
     match (a, b) {
         (Scalar::Int(a), Scalar::Int(b)) => Scalar::Int(match function {
-            Combine::Sum => a + b,
-            Combine::Prod => a * b,
-            Combine::Max => a.max(b),
-            Combine::Min => a.min(b),
+            ReduceFn::Sum => a + b,
+            ReduceFn::Prod => a * b,
+            ReduceFn::Max => a.max(b),
+            ReduceFn::Min => a.min(b),
         }),
         (a, b) => Scalar::Float(match (function, a.to_f64(), b.to_f64()) {
-            (Combine::Sum, a, b) => a + b,
-            (Combine::Prod, a, b) => a * b,
-            (Combine::Max, a, b) => a.max(b),
-            (Combine::Min, a, b) => a.min(b),
+            (ReduceFn::Sum, a, b) => a + b,
+            (ReduceFn::Prod, a, b) => a * b,
+            (ReduceFn::Max, a, b) => a.max(b),
+            (ReduceFn::Min, a, b) => a.min(b),
         }),
     }
 }
 
-fn all_combined(function: Combine, dtype: DType, operands: &[Literal]) -> Literal {
+fn all_combined(function: ReduceFn, dtype: DType, operands: &[Literal]) -> Literal {
     let at = |i: usize| {
         operands[1..].iter().fold(operands[0].get(i), |sum, operand| combined(function, sum, operand.get(i)))
     };
@@ -80,13 +80,12 @@ fn expected(kind: CollectiveKind, dtype: DType, operands: &[Literal], own: usize
     }
 }
 
-fn check(mesh: &[(String, usize)], axis: &str, dtype: DType, kind: CollectiveKind, elements: usize) {
-    let devices: usize = mesh.iter().map(|(_, size)| size).product();
-    let operands: Vec<Literal> = (0..devices).map(|rank| operand(dtype, elements, rank)).collect();
+fn check(mesh: &Mesh, axis: &str, dtype: DType, kind: CollectiveKind, elements: usize) {
+    let operands: Vec<Literal> = (0..mesh.devices()).map(|rank| operand(dtype, elements, rank)).collect();
     let step = step(kind, axis, dtype, elements);
     let want = |rank: usize| {
-        let group = mesh::group(mesh, rank, axis);
-        let own = mesh::coordinate(mesh, rank, axis);
+        let group = mesh.group(rank, axis);
+        let own = mesh.coordinate(rank, axis);
         let of_group: Vec<Literal> = group.iter().map(|member| operands[*member].clone()).collect();
         expected(kind, dtype, &of_group, own)
     };
@@ -105,14 +104,14 @@ fn check(mesh: &[(String, usize)], axis: &str, dtype: DType, kind: CollectiveKin
     }
 }
 
-fn line(size: usize) -> Vec<(String, usize)> {
-    vec![("data".to_string(), size)]
+fn line(size: usize) -> Mesh {
+    Mesh::line("data", size)
 }
 
 #[test]
 fn every_dtype_and_function() {
     for dtype in DType::ALL {
-        for combine in [Combine::Sum, Combine::Prod, Combine::Max, Combine::Min] {
+        for combine in ReduceFn::ALL {
             // Truth values: the sum of several is whether one holds, as a sum of integers that is not zero.
             for elements in [1, 100, 5000] {
                 check(&line(3), "data", dtype, CollectiveKind::AllReduce(combine), elements);
@@ -127,10 +126,10 @@ fn values_of_many_segments() {
     let n = 30_011;
     for members in [1, 2, 4] {
         let mesh = line(members);
-        check(&mesh, "data", DType::F32, CollectiveKind::AllReduce(Combine::Sum), n);
+        check(&mesh, "data", DType::F32, CollectiveKind::AllReduce(ReduceFn::Sum), n);
         check(&mesh, "data", DType::F32, CollectiveKind::AllGather { outer: 1, inner: n }, n);
         check(&mesh, "data", DType::F64, CollectiveKind::AllGather { outer: 331, inner: 97 }, 331 * 97);
-        let scatter = |outer, inner| CollectiveKind::ReduceScatter { combine: Combine::Sum, outer, inner };
+        let scatter = |outer, inner| CollectiveKind::ReduceScatter { combine: ReduceFn::Sum, outer, inner };
         check(&mesh, "data", DType::F32, scatter(1, n), n * members);
         check(&mesh, "data", DType::BF16, scatter(331, 97), 331 * 97 * members);
         check(&mesh, "data", DType::I64, CollectiveKind::AllToAll { block: n }, n * members);
@@ -139,16 +138,16 @@ fn values_of_many_segments() {
 
 #[test]
 fn groups_along_each_axis_of_a_mesh() {
-    let mesh = vec![("data".to_string(), 2), ("model".to_string(), 3)];
+    let mesh = Mesh { axes: vec![("data".to_string(), 2), ("model".to_string(), 3)] };
     for axis in ["data", "model", "none"] {
-        check(&mesh, axis, DType::F32, CollectiveKind::AllReduce(Combine::Sum), 1000);
+        check(&mesh, axis, DType::F32, CollectiveKind::AllReduce(ReduceFn::Sum), 1000);
         check(&mesh, axis, DType::F32, CollectiveKind::AllGather { outer: 3, inner: 5 }, 15);
     }
 }
 
 #[test]
 fn empty_values() {
-    check(&line(2), "data", DType::F32, CollectiveKind::AllReduce(Combine::Sum), 0);
+    check(&line(2), "data", DType::F32, CollectiveKind::AllReduce(ReduceFn::Sum), 0);
     check(&line(2), "data", DType::F32, CollectiveKind::AllGather { outer: 4, inner: 0 }, 0);
 }
 
@@ -167,7 +166,7 @@ fn bits_do_not_depend_on_timing() {
         .map(|i| all[1..].iter().fold(all[0].get(i).to_f64() as f32, |sum, x| sum + x.get(i).to_f64() as f32))
         .collect();
     let expected = Literal::from_f32(&[elements], &by_order);
-    let step = step(CollectiveKind::AllReduce(Combine::Sum), "data", DType::F32, elements);
+    let step = step(CollectiveKind::AllReduce(ReduceFn::Sum), "data", DType::F32, elements);
     for run in 0..3 {
         let results = on_each(&line(4), OPTIONS, |rank, mut device| {
             let mut result = vec![0; 4 * elements];
@@ -183,7 +182,7 @@ fn bits_do_not_depend_on_timing() {
 /// Halves are summed in `f32` and rounded once: a running sum in `f16` would stay at 2048.
 #[test]
 fn narrow_floats_are_summed_in_f32() {
-    let step = step(CollectiveKind::AllReduce(Combine::Sum), "data", DType::F16, 1);
+    let step = step(CollectiveKind::AllReduce(ReduceFn::Sum), "data", DType::F16, 1);
     let results = on_each(&line(4), OPTIONS, |rank, mut device| {
         let value = Literal::scalar(DType::F16, Scalar::Float(if rank == 0 { 2048.0 } else { 1.0 }));
         let mut result = vec![0; 2];
@@ -195,7 +194,7 @@ fn narrow_floats_are_summed_in_f32() {
 
 #[test]
 fn nan_is_neither_largest_nor_smallest() {
-    for (combine, nan_at) in [(Combine::Max, 0), (Combine::Min, 1)] {
+    for (combine, nan_at) in [(ReduceFn::Max, 0), (ReduceFn::Min, 1)] {
         let step = step(CollectiveKind::AllReduce(combine), "data", DType::F32, 1);
         let results = on_each(&line(2), OPTIONS, |rank, mut device| {
             let value = if rank == nan_at { f32::NAN } else { 1.0 };

@@ -1,6 +1,6 @@
 //! Plans by hand.
 
-use thalweg_base::{DType, Literal, Scalar};
+use thalweg_base::{DType, Literal, Mesh, Scalar};
 use thalweg_plan::{
     Address, CompiledKernel, ContractAxis, Contraction, FORMAT_VERSION, KernelId, Launch, Origin, Plan,
     Program, Step, StepKind,
@@ -13,7 +13,7 @@ pub(crate) fn plan(arena_bytes: usize, kernels: Vec<CompiledKernel>, steps: Vec<
         name: "test".into(),
         key: String::new(),
         target: vec![std::env::consts::ARCH.to_string()],
-        mesh: Vec::new(),
+        mesh: Mesh::default(),
         inputs: Vec::new(),
         parameters: Vec::new(),
         states: Vec::new(),

@@ -3,9 +3,9 @@
 use crate::kernels;
 use crate::plans::{at, launch, matrices, plan, step};
 use std::sync::Arc;
-use thalweg_base::DType;
+use thalweg_base::{DType, Layout, Mesh};
 use thalweg_device::{CheckedPlan, CpuDevice, CpuFacts, Device, DeviceError, detect, features, measure};
-use thalweg_plan::{Address, LoopId, Plan, StepKind};
+use thalweg_plan::{Address, LoopId, Plan, Port, StepKind};
 
 /// The message with which a device of two threads refuses the plan.
 fn refusal(plan: &Plan) -> String {
@@ -25,6 +25,30 @@ fn damaged_plans() {
     let mut plan = doubling();
     plan.programs[0].arena_bytes = 100;
     assert!(refusal(&plan).contains("bytes 64..128 of an arena of 100"), "{}", refusal(&plan));
+}
+
+#[test]
+fn layouts_that_do_not_fit() {
+    let with = |axes: &[(&str, usize)], shape: &[usize], cuts: &[(&str, usize)]| {
+        let owned = |pairs: &[(&str, usize)]| pairs.iter().map(|(name, n)| (name.to_string(), *n)).collect();
+        let mut plan = doubling();
+        plan.mesh = Mesh { axes: owned(axes) };
+        plan.programs = vec![plan.programs[0].clone(); plan.mesh.devices()];
+        let places = vec![0; plan.mesh.devices()];
+        let (layout, shape) = (Layout { cuts: owned(cuts) }, shape.to_vec());
+        plan.inputs =
+            vec![Port { name: "x".into(), dtype: DType::F32, shape, layout, initial: None, places }];
+        CheckedPlan::new(Arc::new(plan)).err().map(|error| error.to_string())
+    };
+    let square = &[("a", 2), ("b", 2)];
+    assert_eq!(with(square, &[8, 4], &[("a", 0), ("b", 0)]), None);
+    // 6 is even, but its halves are not.
+    for cuts in [&[("a", 0), ("b", 0)][..], &[("c", 0)], &[("a", 2)], &[("a", 0), ("a", 0)]] {
+        let message = with(square, &[6, 4], cuts).expect("the cuts do not fit");
+        assert!(message.contains("which does not fit"), "{message}");
+    }
+    let message = with(&[("a", 2), ("a", 2)], &[8], &[]).expect("the names are the same");
+    assert!(message.contains("two axes `a`"), "{message}");
 }
 
 #[test]

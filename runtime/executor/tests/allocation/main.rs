@@ -65,10 +65,7 @@ fn everything() -> Plan {
         after: 4,
     };
     let less = |limit: usize| step("less", StepKind::Launch(launch(2, 1, vec![at(128), at(limit), at(140)])));
-    let fill = |value: f64| {
-        let value = Scalar::Float(value);
-        vec![step("fill", StepKind::Fill { to: at(3072), dtype: DType::F32, elements: 9, value })]
-    };
+    let set = |from: usize| vec![step("set", StepKind::Copy { from: at(from), to: at(3072), bytes: 36 })];
     let advance = step("advance", StepKind::Launch(launch(1, 1, vec![at(128), at(136)])));
     let steps = vec![
         step("layers", StepKind::Loop { id, turns: 3, body }),
@@ -79,7 +76,7 @@ fn everything() -> Plan {
         ),
         step("copy", StepKind::Copy { from: at(0), to: at(20480), bytes: 64 }),
         step("while", StepKind::While { condition: vec![less(132)], flag: at(140), body: vec![advance] }),
-        step("branch", StepKind::Branch { flag: at(140), then: fill(1.0), otherwise: fill(2.0) }),
+        step("branch", StepKind::Branch { flag: at(140), then: set(0), otherwise: set(64) }),
     ];
     let kernels = vec![kernels::double(16), kernels::advance(), kernels::less()];
     let mut plan = plan(32768, kernels, steps);

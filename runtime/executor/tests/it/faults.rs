@@ -6,10 +6,10 @@ use crate::plans::{at, launch, plan, step};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use thalweg_base::{DType, DeviceDescription, Literal, Scalar};
+use thalweg_base::{DType, DeviceDescription, Initializer, Literal, Mesh, Scalar};
 use thalweg_device::{CheckedPlan, CpuDevice, Device, DeviceError, LoadedProgram, RunContext, RunError};
 use thalweg_executor::{Executor, ExecutorError, Options};
-use thalweg_plan::{Initial, Plan, Port, StepKind};
+use thalweg_plan::{Plan, Port, StepKind};
 
 /// What goes wrong on a device, in its run of that number.
 #[derive(Clone, Copy)]
@@ -126,8 +126,8 @@ fn endless(devices: usize) -> Plan {
     );
     plan.programs[0].constants = vec![(4, Literal::scalar(DType::I32, Scalar::Int(1)))];
     plan.programs = vec![plan.programs[0].clone(); devices];
-    plan.mesh = vec![("data".to_string(), devices)];
-    let initial = Some(Initial::Constant(Scalar::Int(0)));
+    plan.mesh = Mesh::line("data", devices);
+    let initial = Some(Initializer::Constant(Scalar::Int(0)));
     plan.states = vec![Port { dtype: DType::I32, initial, ..port("x", &[], &[], vec![0; devices]) }];
     plan
 }

@@ -3,7 +3,7 @@
 use crate::models::{collective, port};
 use crate::plans::{plan, step};
 use std::sync::Arc;
-use thalweg_base::{DType, Literal};
+use thalweg_base::{DType, Literal, Mesh};
 use thalweg_executor::{Executor, Options};
 use thalweg_plan::{CollectiveKind, Plan, Port, StepKind};
 
@@ -18,6 +18,10 @@ fn run(plan: Plan, x: &Literal) -> Vec<Literal> {
     executor.run(&[("x", x.into())]).unwrap_or_else(|error| panic!("{error}"))
 }
 
+fn mesh() -> Mesh {
+    Mesh { axes: vec![("a".to_string(), 2), ("b".to_string(), 3)] }
+}
+
 /// A mesh of 2 by 3 devices on which `x`, cut so, is gathered by those collectives and put out whole.
 fn gathering(shape: &[usize], cuts: &[(&str, usize)], gathers: &[(&str, usize, usize)]) -> Plan {
     let mut steps = Vec::new();
@@ -28,7 +32,7 @@ fn gathering(shape: &[usize], cuts: &[(&str, usize)], gathers: &[(&str, usize, u
         from += 4096;
     }
     let mut plan = plan(from + 4096, vec![], steps);
-    plan.mesh = vec![("a".to_string(), 2), ("b".to_string(), 3)];
+    plan.mesh = mesh();
     plan.programs = vec![plan.programs[0].clone(); 6];
     plan.inputs = vec![port("x", shape, cuts, vec![0; 6])];
     plan.outputs = vec![port("y", shape, &[], vec![from; 6])];
@@ -60,7 +64,7 @@ fn outputs_and_kept_values_are_put_together() {
         [&[], &[("a", 0)], &[("b", 2)], &[("a", 2), ("b", 1)], &[("b", 0), ("a", 1)], &[("a", 1), ("b", 1)]];
     for cuts in cuts {
         let x = counting(&[6, 6, 6]);
-        let local = port("x", &[6, 6, 6], cuts, vec![]).local_shape(&[("a".into(), 2), ("b".into(), 3)]);
+        let local = port("x", &[6, 6, 6], cuts, vec![]).local_shape(&mesh());
         let bytes = 4 * local.iter().product::<usize>();
         let mut plan = gathering(&[6, 6, 6], cuts, &[]);
         let copy = step(

@@ -1,8 +1,8 @@
 //! Plans of whole models, by hand, for any number of devices.
 
 use crate::plans::{at, launch, matrices, plan, step};
-use thalweg_base::{DType, Scalar};
-use thalweg_plan::{CollectiveKind, CollectiveStep, Combine, Initial, Layout, Plan, Port, Step, StepKind};
+use thalweg_base::{DType, Initializer, Layout, Mesh, ReduceFn, Scalar};
+use thalweg_plan::{CollectiveKind, CollectiveStep, Plan, Port, Step, StepKind};
 
 pub(crate) fn port(name: &str, shape: &[usize], cuts: &[(&str, usize)], places: Vec<usize>) -> Port {
     Port {
@@ -53,28 +53,28 @@ pub(crate) fn linear(devices: usize) -> Plan {
     };
     let steps = vec![
         step("linear", contract),
-        collective("total", CollectiveKind::AllReduce(Combine::Sum), "data", rows * 6, h, total),
+        collective("total", CollectiveKind::AllReduce(ReduceFn::Sum), "data", rows * 6, h, total),
         step("count", StepKind::Launch(launch(1, 1, vec![at(counter), at(one)]))),
     ];
     let mut plan = plan(2176, vec![kernel, crate::kernels::advance()], steps);
     plan.programs[0].constants = vec![(one, thalweg_base::Literal::scalar(DType::I32, Scalar::Int(1)))];
     plan.programs = vec![plan.programs[0].clone(); devices];
-    plan.mesh = vec![("data".to_string(), devices)];
+    plan.mesh = Mesh::line("data", devices);
     let everywhere = |place: usize| vec![place; devices];
     plan.inputs = vec![port("x", &[12, 8], &[("data", 0)], everywhere(x))];
     plan.parameters = vec![
         Port {
-            initial: Some(Initial::Normal { mean: Scalar::Float(0.0), deviation: Scalar::Float(0.5) }),
+            initial: Some(Initializer::Normal { mean: Scalar::Float(0.0), deviation: Scalar::Float(0.5) }),
             ..port("w", &[8, 6], &[], everywhere(w))
         },
         Port {
-            initial: Some(Initial::Uniform { low: Scalar::Float(-1.0), high: Scalar::Float(1.0) }),
+            initial: Some(Initializer::Uniform { low: Scalar::Float(-1.0), high: Scalar::Float(1.0) }),
             ..port("bias", &[6], &[], everywhere(bias))
         },
     ];
     plan.states = vec![Port {
         dtype: DType::I32,
-        initial: Some(Initial::Constant(Scalar::Int(7))),
+        initial: Some(Initializer::Constant(Scalar::Int(7))),
         ..port("counter", &[], &[], everywhere(counter))
     }];
     plan.outputs = vec![

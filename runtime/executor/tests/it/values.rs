@@ -83,13 +83,12 @@ fn values_begin_as_initializers_say() {
 
 #[test]
 fn first_values_do_not_depend_on_threads() {
-    let initial = thalweg_plan::Initial::Normal { mean: Scalar::Float(1.0), deviation: Scalar::Float(2.0) };
     let init = Initializer::Normal { mean: Scalar::Float(1.0), deviation: Scalar::Float(2.0) };
     for dtype in [DType::F32, DType::BF16, DType::F64] {
         for elements in [0, 1, 100_003] {
             let expected = init.literal(5, "p", dtype, &[elements]);
             for threads in [1, 3, 7] {
-                let found = thalweg_executor::initial_bytes(&initial, 5, "p", dtype, elements, threads);
+                let found = thalweg_executor::initial_bytes(&init, 5, "p", dtype, elements, threads);
                 assert!(found == expected.bytes(), "{dtype} {elements} {threads}");
             }
         }
