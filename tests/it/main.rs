@@ -8,6 +8,7 @@ mod dataflow;
 mod fuzz;
 mod gradient;
 mod lowering;
+mod onnx_export;
 mod partition;
 mod programs;
 mod random_graphs;

@@ -14,6 +14,8 @@ Examples:
   thalweg compile net.tw --set batch=4 -o net.plan && thalweg run net.plan --input x=x.npy
   thalweg dump net.tw --set batch=4 --stage kernel    what the compiler made of it
   thalweg view net.tw -o net.svg                      a picture of the graph
+  thalweg run net.onnx --input x=x.npy                an ONNX model, as any other
+  thalweg export net.tw -o net.onnx                   a model for other tools
 
 Exit codes:
   0    done
@@ -22,7 +24,7 @@ Exit codes:
   3    it cannot be done: a file, the data, the devices or the memory
   130  interrupted (Ctrl-C); with --out, a checkpoint was written first";
 
-/// Compiles, trains and runs models written in the .tw language.
+/// Compiles, trains and runs models: in the .tw language, or of the ONNX format.
 #[derive(Parser, Debug)]
 #[command(name = "thalweg", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
 #[command(max_term_width = 100, subcommand_required = true)]
@@ -95,6 +97,10 @@ pub enum Command {
         after_help = "Examples:\n  thalweg view net.tw -o net.svg\n  thalweg view net.tw --train -o net.dot"
     )]
     View(ViewArgs),
+    /// Write a model with its weights as an ONNX file
+    #[command(after_help = "Examples:\n  thalweg export net.tw --weights run/weights.safetensors -o net.onnx\n  \
+        thalweg export examples/digits.tw -o digits.onnx")]
+    Export(ExportArgs),
     /// Lay a program's text out in the one way that all have
     #[command(after_help = "Examples:\n  thalweg fmt net.tw\n  thalweg fmt --check *.tw")]
     Fmt(FmtArgs),
@@ -383,6 +389,36 @@ pub struct ViewArgs {
 }
 
 impl ViewArgs {
+    /// The settings by name.
+    pub fn settings(&self) -> thalweg::Settings {
+        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
+    }
+}
+
+/// `export`
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// The program
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// The file to write; by default the program's name with the ending .onnx
+    #[arg(short, long, value_name = "FILE.onnx", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// Parameters and states, as `train` writes them; without, parameters have their first values
+    #[arg(long, value_name = "FILE.safetensors", value_hint = ValueHint::FilePath)]
+    pub weights: Option<PathBuf>,
+    /// The seed of first values
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Which model, in a file with several
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// A value for a constant, a static parameter or a size; may be given often
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub set: Vec<Setting>,
+}
+
+impl ExportArgs {
     /// The settings by name.
     pub fn settings(&self) -> thalweg::Settings {
         self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()

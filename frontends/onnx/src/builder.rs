@@ -11,9 +11,6 @@ use thalweg_tensor::{Graph, NodeId, Op, ReduceFn, TensorType};
 /// The most elements that a tensor of a model may have: far more than any memory holds, far less than overflows.
 const ELEMENTS_MAX: i64 = 1 << 40;
 
-/// Named values of at least so many elements are weights; smaller ones are constants of the program.
-const WEIGHT_ELEMENTS_MIN: usize = 2;
-
 /// Why a node was not imported.
 #[derive(Clone, Debug)]
 pub enum Stop {
@@ -141,13 +138,11 @@ impl Builder {
 
     /// The node of the current graph that a tensor is: constants and weights are put there, outer values are captured.
     pub fn node(&mut self, tensor: &Tensor) -> Build<NodeId> {
+        if let Some((name, literal)) = tensor.content.weight() {
+            let id = self.weight(name, literal);
+            return Ok(self.captured(0, id));
+        }
         match &tensor.content {
-            Content::Known { literal, name: Some(name) } if literal.len() >= WEIGHT_ELEMENTS_MIN => {
-                let id = self.weight(name, literal);
-                let dtype = self.levels[0].graph.ty(id).dtype;
-                assert_eq!(dtype, literal.dtype(), "a weight has one type");
-                Ok(self.captured(0, id))
-            }
             Content::Known { literal, .. } => match literal.uniform_value() {
                 Some(value) if literal.len() > 1 => Ok(self.graph().full(&tensor.ty, value)),
                 Some(_) | None => Ok(self.graph().constant(literal.clone())),

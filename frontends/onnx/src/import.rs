@@ -23,9 +23,6 @@ use thalweg_tensor::{Graph, NodeId, eval};
 /// The most elements that are computed with at import to fold a node away.
 const FOLD_ELEMENTS_MAX: usize = 1 << 16;
 
-/// The most elements of a named floating-point value that still counts as a constant of the program, not as a weight.
-const CONSTANT_ELEMENTS_MAX: usize = 1;
-
 /// How deep functions and bodies may be nested.
 const DEPTH_MAX: usize = 64;
 
@@ -480,10 +477,8 @@ impl<'m> Import<'m> {
 /// Whether a value is a constant of the program rather than a weight or something that is computed.
 fn is_constant(value: &Value) -> bool {
     match value {
-        Value::Tensor(Tensor { content: Content::Known { literal, name }, .. }) => {
-            let weight =
-                name.is_some() && literal.dtype().is_float() && literal.len() > CONSTANT_ELEMENTS_MAX;
-            !weight && literal.len() <= FOLD_ELEMENTS_MAX
+        Value::Tensor(Tensor { content: content @ Content::Known { literal, .. }, .. }) => {
+            content.weight().is_none() && literal.len() <= FOLD_ELEMENTS_MAX
         }
         Value::Tensor(Tensor { content: Content::Sizes(sizes), .. }) => {
             sizes.iter().all(|size| size.as_constant().is_some())

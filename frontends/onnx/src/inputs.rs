@@ -51,8 +51,8 @@ impl Model {
     /// The values that the model stores and that are weights rather than constants of the program.
     pub fn weights(&self) -> Result<BTreeMap<String, Literal>, Problem> {
         let weight = |(name, value): &(String, Value)| {
-            let literal = value.as_tensor()?.literal()?;
-            (literal.len() > 1).then(|| (name.clone(), literal))
+            let (_, literal) = value.as_tensor()?.content.weight()?;
+            Some((name.clone(), literal.clone()))
         };
         Ok(self.stored()?.iter().filter_map(weight).collect())
     }

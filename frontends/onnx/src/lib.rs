@@ -14,6 +14,7 @@ mod call;
 mod control;
 pub mod element;
 pub mod error;
+pub mod export;
 mod file;
 mod import;
 mod inputs;
@@ -24,6 +25,7 @@ mod stage;
 mod value;
 
 pub use element::Narrow;
+pub use export::{ExportError, encode, export};
 pub use error::{ImportError, NodeProblem, Problem};
 pub use file::{Files, Model};
 pub use import::{Import, ImportOptions, Imported, OutputValue, Stage, Step};

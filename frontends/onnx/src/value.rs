@@ -50,6 +50,25 @@ pub enum Content {
     Sizes(Arc<[Dim]>),
 }
 
+/// Named floating-point values of at least so many elements are weights, which may be trained and replaced; others are
+/// constants of the program.
+const WEIGHT_ELEMENTS_MIN: usize = 2;
+
+/// Named integers of more elements than this are weights: nobody trains them, but a program is no place for them.
+const CONSTANT_INTEGERS_MAX: usize = 1024;
+
+impl Content {
+    /// The name and values, when it is a weight.
+    pub fn weight(&self) -> Option<(&Arc<str>, &Literal)> {
+        let Content::Known { literal, name: Some(name) } = self else { return None };
+        let weight = match literal.dtype().is_float() {
+            true => literal.len() >= WEIGHT_ELEMENTS_MIN,
+            false => literal.len() > CONSTANT_INTEGERS_MAX,
+        };
+        weight.then_some((name, literal))
+    }
+}
+
 impl Value {
     /// The tensor, when it is one; an optional tensor that is there counts.
     pub fn as_tensor(&self) -> Option<&Tensor> {

@@ -49,6 +49,9 @@ pub enum Error {
         /// What is wrong.
         source: thalweg_onnx::ImportError,
     },
+    /// A model cannot be written in the ONNX format.
+    #[error("the model cannot be exported: {0}")]
+    Export(#[from] thalweg_onnx::ExportError),
     /// Weights do not fit the model; every misfit is listed.
     #[error("the weights in {} do not fit the model:{}", path.display(), listed(problems))]
     Weights {

@@ -218,6 +218,22 @@ impl Session {
         weights::write(path, &TensorFile { tensors, metadata: BTreeMap::new() })
     }
 
+    /// Writes the model with its parameters and states as a file of the ONNX format, whole or not at all. What is kept from call
+    /// to call becomes further outputs. Fails for a plan, which has no graph any more, and where the format lacks an op.
+    pub fn export_onnx(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let graph = match &self.shared.source {
+            Source::Graph(graph) => graph.clone(),
+            Source::Onnx(model) => model.import(&self.shared.options.settings)?.graph,
+            Source::Plan(_) => {
+                return Err(Error::Option("a plan is machine code; export the model that it was made of".into()));
+            }
+        };
+        let weights = self.values(&self.lock())?;
+        let model = thalweg_onnx::export(&graph, &weights)?;
+        crate::storage::write_atomically(path, |file| file.write_all(&thalweg_onnx::encode(&model)))
+    }
+
     /// A call that panicked may have left states half updated, as an interrupted one does; the lock is no less usable.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -194,6 +194,56 @@ impl Dim {
     }
 }
 
+/// What each part of a dim becomes when it is taken apart, see [`Dim::fold`].
+pub trait DimFold {
+    /// What a dim becomes.
+    type Value;
+
+    /// A known size.
+    fn constant(&mut self, value: i64) -> Self::Value;
+
+    /// A named size.
+    fn symbol(&mut self, symbol: &Symbol) -> Self::Value;
+
+    /// A sum.
+    fn add(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
+
+    /// A product.
+    fn mul(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
+
+    /// A floor division by a positive number.
+    fn floor_div(&mut self, a: Self::Value, divisor: i64) -> Self::Value;
+}
+
+impl Dim {
+    /// What the dim becomes when its parts do.
+    pub fn fold<F: DimFold>(&self, to: &mut F) -> F::Value {
+        let mut sum = (self.constant != 0 || self.terms().is_empty()).then(|| to.constant(self.constant));
+        for term in self.terms() {
+            let mut product = (term.coefficient != 1).then(|| to.constant(term.coefficient));
+            for factor in &term.factors {
+                let value = match factor {
+                    Atom::Symbol(symbol) => to.symbol(symbol),
+                    Atom::FloorDiv(dim, divisor) => {
+                        let inner = dim.fold(to);
+                        to.floor_div(inner, *divisor)
+                    }
+                };
+                product = Some(match product {
+                    Some(product) => to.mul(product, value),
+                    None => value,
+                });
+            }
+            let product = product.expect("a term has factors");
+            sum = Some(match sum {
+                Some(sum) => to.add(sum, product),
+                None => product,
+            });
+        }
+        sum.expect("a dim has a constant or a term")
+    }
+}
+
 impl From<usize> for Dim {
     fn from(value: usize) -> Dim {
         Dim::constant(value as i64)

@@ -6,6 +6,7 @@ pub mod compile;
 pub mod completions;
 pub mod devices;
 pub mod dump;
+pub mod export;
 pub mod fmt;
 pub mod profile;
 pub mod run;

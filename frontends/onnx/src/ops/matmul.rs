@@ -42,7 +42,8 @@ pub fn contract(b: &mut Builder, l: Labelled, r: Labelled, out: &[usize]) -> Bui
             letters.insert(*label, letter);
         }
     }
-    let name = |labels: &[usize]| labels.iter().map(|label| letters.get(label).unwrap_or(&'?')).collect::<String>();
+    let name =
+        |labels: &[usize]| labels.iter().map(|label| letters.get(label).unwrap_or(&'?')).collect::<String>();
     let notation = format!("{},{}->{}", name(&l.labels), name(&r.labels), name(out));
     b.contract(&notation, l.id, r.id)
 }
@@ -106,8 +107,12 @@ pub fn product(b: &mut Builder, lhs: NodeId, rhs: NodeId) -> Build<NodeId> {
 /// A node without the dims that have no label; they have size 1.
 fn labelled(b: &mut Builder, x: NodeId, labels: Vec<Option<usize>>) -> Build<Labelled> {
     let shape = b.shape(x);
-    let kept: Vec<Dim> =
-        shape.iter().zip(&labels).filter(|(_, label)| label.is_some()).map(|(size, _)| size.clone()).collect();
+    let kept: Vec<Dim> = shape
+        .iter()
+        .zip(&labels)
+        .filter(|(_, label)| label.is_some())
+        .map(|(size, _)| size.clone())
+        .collect();
     let id = b.reshape(x, &kept)?;
     Ok(Labelled { id, labels: labels.into_iter().flatten().collect() })
 }
@@ -154,7 +159,12 @@ fn gemm(call: &mut Call) -> Results {
 }
 
 /// The operand less its zero point, in i32. A zero point of rank 1 is for rows or columns: the dim of that many from the end.
-pub fn centered(b: &mut Builder, x: NodeId, zero_point: Option<NodeId>, dim_from_end: usize) -> Build<NodeId> {
+pub fn centered(
+    b: &mut Builder,
+    x: NodeId,
+    zero_point: Option<NodeId>,
+    dim_from_end: usize,
+) -> Build<NodeId> {
     let x = b.convert(x, DType::I32)?;
     let Some(zero_point) = zero_point else { return Ok(x) };
     let mut zero_point = b.convert(zero_point, DType::I32)?;
@@ -205,7 +215,9 @@ fn parse(equation: &str, ranks: &[usize]) -> Build<Notation> {
         let letters = term.replacen("...", "", 1).chars().count();
         let width = match rank.checked_sub(letters) {
             Some(width) if width == 0 || term.contains("...") => width,
-            Some(_) | None => return problem(format!("`{term}` does not name the dims of an operand of rank {rank}")),
+            Some(_) | None => {
+                return problem(format!("`{term}` does not name the dims of an operand of rank {rank}"));
+            }
         };
         widest = widest.max(width);
         operands.push(labels(term, width)?);
@@ -283,18 +295,26 @@ fn einsum(call: &mut Call) -> Results {
     let mut left = Vec::new();
     for (id, labels) in ids.into_iter().zip(operands) {
         let shape = b.shape(id);
-        let kept = labels.iter().zip(&shape).map(|(label, size)| (*size == sizes[label]).then_some(*label)).collect();
+        let kept = labels
+            .iter()
+            .zip(&shape)
+            .map(|(label, size)| (*size == sizes[label]).then_some(*label))
+            .collect();
         let x = labelled(b, id, kept)?;
         left.push(diagonal(b, x)?);
     }
     // A symbol counts as more than most known sizes.
-    let cost = |labels: &[usize]| labels.iter().map(|label| sizes[label].as_constant().unwrap_or(1 << 10) as f64).product();
+    let cost = |labels: &[usize]| {
+        labels.iter().map(|label| sizes[label].as_constant().unwrap_or(1 << 10) as f64).product()
+    };
     while left.len() > 1 {
         let result = |i: usize, j: usize| -> Vec<usize> {
             let others = || (0..left.len()).filter(|at| *at != i && *at != j).flat_map(|at| &left[at].labels);
             let extra = left[j].labels.iter().filter(|label| !left[i].labels.contains(label));
             let all = left[i].labels.iter().chain(extra);
-            all.filter(|label| out.contains(label) || others().any(|other| other == *label)).copied().collect()
+            all.filter(|label| out.contains(label) || others().any(|other| other == *label))
+                .copied()
+                .collect()
         };
         let pairs = (0..left.len()).flat_map(|i| (i + 1..left.len()).map(move |j| (i, j)));
         let costs = pairs.map(|(i, j)| (cost(&result(i, j)), i, j));
@@ -334,8 +354,14 @@ fn det(call: &mut Call) -> Results {
     let step = elimination(b, &types);
     let level = b.pop_level();
     step?;
-    let scan =
-        Scan { body: Arc::new(level.graph), length: n, carries: 2, sequences: 1, reverse: false, histories: false };
+    let scan = Scan {
+        body: Arc::new(level.graph),
+        length: n,
+        carries: 2,
+        sequences: 1,
+        reverse: false,
+        histories: false,
+    };
     let results = b.graph().scan(scan, &[x, one, steps])?;
     let y = b.reshape(results[1], &shape[..rank - 2])?;
     let y = b.convert(y, dtype)?;

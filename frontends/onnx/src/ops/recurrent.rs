@@ -219,6 +219,49 @@ fn lengths(call: &mut Call, x: NodeId) -> Build<Option<NodeId>> {
     call.b.convert(lengths, DType::I32).map(Some)
 }
 
+/// A scan over the first dim of sequences. Operands are the first carries, the sequences and the invariants; one turn is built
+/// from their parts in that order and gives the next carries and what is stacked.
+pub fn scan(
+    b: &mut Builder,
+    operands: [&[NodeId]; 3],
+    reverse: bool,
+    turn: impl FnOnce(&mut Builder, &[NodeId], &[NodeId], &[NodeId]) -> Build<Vec<NodeId>>,
+) -> Build<Vec<NodeId>> {
+    let [carries, sequences, invariants] = operands;
+    let Some(length) = sequences.first().and_then(|first| b.ty(*first).shape.first()).cloned() else {
+        return problem("a scan goes over one tensor of rank 1 at least");
+    };
+    let whole =
+        |b: &Builder, ids: &[NodeId]| ids.iter().map(|id| b.ty(*id).clone()).collect::<Vec<TensorType>>();
+    let rows = whole(b, sequences).into_iter().map(|ty| {
+        let shape = ty.shape.iter().skip(1).cloned().collect();
+        TensorType { dtype: ty.dtype, shape }
+    });
+    let types = [whole(b, carries), rows.collect(), whole(b, invariants)].concat();
+    b.push_level();
+    let named = types.into_iter().enumerate();
+    let inputs: Vec<NodeId> = named.map(|(at, ty)| b.graph().input(&format!("input.{at}"), ty)).collect();
+    let (own, rest) = inputs.split_at(carries.len());
+    let (rows, rest) = rest.split_at(sequences.len());
+    let built = turn(b, own, rows, rest);
+    let mut level = b.pop_level();
+    let outputs = built?;
+    assert!(level.captures.is_empty(), "a turn is given all that it uses");
+    for (at, id) in outputs.into_iter().enumerate() {
+        level.graph.output(format!("output.{at}"), id);
+    }
+    let op = Scan {
+        body: Arc::new(level.graph),
+        length,
+        carries: carries.len(),
+        sequences: sequences.len(),
+        reverse,
+        histories: false,
+    };
+    let op = b.add(op, &operands.concat())?;
+    Ok(b.graph().picks(op))
+}
+
 impl Cell<'_> {
     /// The sum of both biases, and what of the second must be added within the loop.
     fn biases(&self, b: &mut Builder, bias: NodeId) -> Build<(NodeId, Option<NodeId>)> {
@@ -249,38 +292,16 @@ impl Cell<'_> {
         invariants: &Invariants<NodeId>,
         reverse: bool,
     ) -> Build<Vec<NodeId>> {
-        let length = b.shape(projected)[0].clone();
         let mut sequences = vec![projected];
         if invariants.lengths.is_some() {
-            sequences.push(b.iota(DType::I32, length.clone())?);
+            let time = b.shape(projected)[0].clone();
+            sequences.push(b.iota(DType::I32, time)?);
         }
-        let element = |ty: &TensorType| TensorType { dtype: ty.dtype, shape: ty.shape[1..].to_vec() };
-        let operands = [first.clone(), sequences.clone(), invariants.list()].concat();
-        let types = operands.iter().map(|id| b.ty(*id).clone()).enumerate().map(|(at, ty)| {
-            let is_sequence = (first.len()..first.len() + sequences.len()).contains(&at);
-            if is_sequence { element(&ty) } else { ty }
-        });
-        let types: Vec<TensorType> = types.collect();
-        b.push_level();
-        let named = types.into_iter().enumerate();
-        let inputs: Vec<NodeId> = named.map(|(at, ty)| b.graph().input(&format!("input.{at}"), ty)).collect();
-        let built = self.turn(b, &inputs, first.len(), sequences.len(), invariants);
-        let mut level = b.pop_level();
-        let outputs = built?;
-        assert!(level.captures.is_empty(), "a cell is given all that it uses");
-        for (at, id) in outputs.into_iter().enumerate() {
-            level.graph.output(format!("output.{at}"), id);
-        }
-        let op = Scan {
-            body: Arc::new(level.graph),
-            length,
-            carries: first.len(),
-            sequences: sequences.len(),
-            reverse,
-            histories: false,
-        };
-        let op = b.add(op, &operands)?;
-        Ok(b.graph().picks(op))
+        scan(b, [&first, &sequences, &invariants.list()], reverse, |b, carried, rows, rest| {
+            let mut rest = rest.iter();
+            let invariants = invariants.map(|_| *rest.next().expect("every invariant is an input"));
+            self.turn(b, carried, rows, &invariants)
+        })
     }
 
     /// The states after one time and its output. What lies behind the end of a sequence leaves the states as they are and
@@ -288,20 +309,15 @@ impl Cell<'_> {
     fn turn(
         &self,
         b: &mut Builder,
-        inputs: &[NodeId],
-        states: usize,
-        sequences: usize,
-        outer: &Invariants<NodeId>,
+        before: &[NodeId],
+        rows: &[NodeId],
+        invariants: &Invariants<NodeId>,
     ) -> Build<Vec<NodeId>> {
-        let (before, rest) = inputs.split_at(states);
-        let (rows, rest) = rest.split_at(sequences);
-        let mut rest = rest.iter();
-        let invariants = outer.map(|_| *rest.next().expect("every invariant is an input"));
         let (x, h) = (rows[0], before[0]);
         let mut after = match self.kind {
-            Kind::Plain => vec![self.plain(b, x, h, &invariants)?],
-            Kind::Gru => vec![self.gru(b, x, h, &invariants)?],
-            Kind::Lstm => self.lstm(b, x, h, before[1], &invariants)?.to_vec(),
+            Kind::Plain => vec![self.plain(b, x, h, invariants)?],
+            Kind::Gru => vec![self.gru(b, x, h, invariants)?],
+            Kind::Lstm => self.lstm(b, x, h, before[1], invariants)?.to_vec(),
         };
         let mut y = after[0];
         if let Some(lengths) = invariants.lengths {

@@ -48,8 +48,12 @@ fn reduced(call: &mut Call, combine: Combine) -> Results {
 /// A node without dims of size 1.
 fn without(b: &mut Builder, x: NodeId, dims: &[usize]) -> Build<NodeId> {
     let shape = b.shape(x);
-    let left: Vec<Dim> =
-        shape.iter().enumerate().filter(|(dim, _)| !dims.contains(dim)).map(|(_, size)| size.clone()).collect();
+    let left: Vec<Dim> = shape
+        .iter()
+        .enumerate()
+        .filter(|(dim, _)| !dims.contains(dim))
+        .map(|(_, size)| size.clone())
+        .collect();
     b.reshape(x, &left)
 }
 
@@ -64,7 +68,11 @@ pub fn wide(dtype: DType) -> DType {
 }
 
 /// Computes in the wider dtype and gives the result in the node's own.
-fn widened(b: &mut Builder, x: NodeId, compute: impl FnOnce(&mut Builder, NodeId) -> Build<NodeId>) -> Build<NodeId> {
+fn widened(
+    b: &mut Builder,
+    x: NodeId,
+    compute: impl FnOnce(&mut Builder, NodeId) -> Build<NodeId>,
+) -> Build<NodeId> {
     let dtype = b.dtype(x);
     let x = b.convert(x, wide(dtype))?;
     let y = compute(b, x)?;
@@ -144,7 +152,13 @@ fn arg(call: &mut Call, function: ReduceFn) -> Results {
 }
 
 /// The first or last position of the extreme along a dim, which stays as one of size 1.
-pub fn first_extreme(b: &mut Builder, function: ReduceFn, x: NodeId, dim: usize, last: bool) -> Build<NodeId> {
+pub fn first_extreme(
+    b: &mut Builder,
+    function: ReduceFn,
+    x: NodeId,
+    dim: usize,
+    last: bool,
+) -> Build<NodeId> {
     let shape = b.shape(x);
     if shape[dim] == Dim::default() {
         return problem("nothing has no extreme");
