@@ -10,7 +10,7 @@ use crate::syntax::ast::{
     Arg, DimExpr, Expr, ExprKind, Function, FunctionKind, Ident, Param, TypeExpr, TypeKind,
 };
 use std::sync::Arc;
-use thalweg_base::{Diagnostic, Span};
+use thalweg_base::{Diagnostic, Dim, Span};
 use thalweg_tensor::TensorType;
 use thalweg_tensor::ops::{Leaf, LeafKind};
 
@@ -503,7 +503,7 @@ impl Elaborator<'_> {
             Some(tensor) => tensor.clone(),
             None => {
                 let dtype = self.element_dtype(element, None)?;
-                let (shape, infos) = self.shape_of(dims)?;
+                let (shape, infos) = self.column_shape(dims)?;
                 let ty = TensorType { dtype, shape };
                 let leaf = Leaf { kind: LeafKind::Input, name: field.name.clone(), ty, init: None };
                 let tensor = self.leaf(leaf, infos, site.ty);
@@ -513,6 +513,25 @@ impl Elaborator<'_> {
         };
         let dims = self.match_tensor(element, dims, &tensor, site, deferred)?;
         Ok(Value::Tensor(Tensor { dims, ..tensor }))
+    }
+
+    /// The shape of a column that a signature gives a type to. A name that nothing decides is a size that stays open, but for
+    /// that of the first dim once another column is known: rows are as many in all of them.
+    fn column_shape(&mut self, dims: &[DimExpr]) -> Checked<(Vec<Dim>, Vec<DimInfo>)> {
+        let rows = self.data.values().find_map(|other| {
+            let outer = other.dims.first()?.clone();
+            Some(DimBinding { size: other.ty.shape.first()?.clone(), outer })
+        });
+        if let (Some(DimExpr::Size(Expr { kind: ExprKind::Name(name), .. })), Some(rows)) =
+            (dims.first(), rows)
+            && self.find(&name.name).is_none()
+        {
+            self.frame_mut().dims.insert(name.name.clone(), rows);
+        }
+        let symbolic = std::mem::replace(&mut self.frame_mut().symbolic, true);
+        let shape = self.shape_of(dims);
+        self.frame_mut().symbolic = symbolic;
+        shape
     }
 
     pub(crate) fn declare(&mut self, name: &Ident, value: Value, kind: VarKind) {

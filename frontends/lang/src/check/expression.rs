@@ -76,6 +76,7 @@ impl Elaborator<'_> {
             }
             ExprKind::Scan(scan) => self.scan(scan, expr.span),
             ExprKind::While(turn) => self.while_loop(turn, expr.span),
+            ExprKind::Branch(branch) => self.branch(branch, expr.span),
             ExprKind::Scope(path, block) => {
                 let parts = self.scope_parts(path)?;
                 let depth = self.path.len();

@@ -8,6 +8,7 @@ pub(crate) mod annotation;
 mod arithmetic;
 mod assign;
 mod block;
+mod branch;
 pub(crate) mod builtins;
 pub(crate) mod call;
 mod element;

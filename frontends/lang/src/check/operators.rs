@@ -103,6 +103,8 @@ impl Elaborator<'_> {
                     Scalar::Int(value.into())
                 }
             },
+            // All that is no number is written with one pattern of bits, whatever the machine made of it.
+            Value::Float(value) if dtype.is_float() && value.is_nan() => Scalar::Float(f64::NAN),
             Value::Float(value) if dtype.is_float() => Scalar::Float(*value),
             Value::Bool(value) if dtype == DType::Bool => Scalar::Int(*value as i128),
             other => return Err(self.fail(misfit(other.describe()))),

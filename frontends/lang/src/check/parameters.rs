@@ -63,7 +63,10 @@ impl Elaborator<'_> {
         let ty = TensorType { dtype, shape };
         let init = self.initializer(decl, &ty, kind)?;
         let mut path = self.path.clone();
-        path.push(decl.name.name.to_string());
+        match &decl.path {
+            Some(own) => path.extend(self.scope_parts(own)?),
+            None => path.push(decl.name.name.to_string()),
+        }
         let name: Arc<str> = path.join(".").into();
         let place =
             self.user_span().filter(|place| place.source != decl.name.span.source).unwrap_or(decl.name.span);

@@ -65,9 +65,11 @@ impl Elaborator<'_> {
             condition.captures.iter().chain(&body.captures).map(|(outer, _)| *outer).collect();
         let around: Vec<Tensor> =
             around.into_iter().map(|node| self.as_tensor_at(node, self.level())).collect();
+        let first: Vec<(String, &Tensor)> =
+            carries.iter().map(|(name, tensor, _)| (format!("carry.{}", name.name), tensor)).collect();
         let op = WhileOp {
-            condition: Arc::new(with_inputs(&condition, &carries, &around)),
-            body: Arc::new(with_inputs(&body, &carries, &around)),
+            condition: Arc::new(with_inputs(&condition, &first, &around)),
+            body: Arc::new(with_inputs(&body, &first, &around)),
             carries: carries.len(),
         };
         let operands: Vec<&Tensor> = carries.iter().map(|(_, tensor, _)| tensor).chain(&around).collect();
@@ -112,14 +114,13 @@ impl Elaborator<'_> {
     }
 }
 
-/// The graph of a level with the carries and all of `around` as its inputs, in that order.
-fn with_inputs(level: &Level, carries: &Carries, around: &[Tensor]) -> Graph {
+/// The graph of a level with `first` and all of `around` as its inputs, in that order.
+pub(super) fn with_inputs(level: &Level, first: &[(String, &Tensor)], around: &[Tensor]) -> Graph {
     let mut graph = Graph::new(level.graph.name.clone());
     let mut input = |name: String, tensor: &Tensor| {
         graph.add(Leaf { kind: LeafKind::Input, name: name.into(), ty: tensor.ty.clone(), init: None }, &[])
     };
-    let own: Vec<NodeId> =
-        carries.iter().map(|(name, tensor, _)| input(format!("carry.{}", name.name), tensor)).collect();
+    let own: Vec<NodeId> = first.iter().map(|(name, tensor)| input(name.clone(), tensor)).collect();
     let outer: Vec<(NodeId, NodeId)> = around
         .iter()
         .enumerate()

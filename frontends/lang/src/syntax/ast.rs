@@ -251,6 +251,8 @@ pub struct Leaf {
     pub ty: TypeExpr,
     /// Its initializer.
     pub init: Option<Expr>,
+    /// What it is called in the model, if that is not its name within the scope.
+    pub path: Option<ScopePath>,
 }
 
 /// An expression.
@@ -404,6 +406,17 @@ pub struct While {
     pub body: Block,
 }
 
+/// `branch condition { … } else { … }`: a choice at run time.
+#[derive(Clone, Debug)]
+pub struct Branch {
+    /// Which side is run: a `bool` scalar.
+    pub condition: Expr,
+    /// What is run when it holds.
+    pub then: Block,
+    /// What is run when it does not.
+    pub otherwise: Block,
+}
+
 /// What an expression is.
 #[derive(Clone, Debug)]
 pub enum ExprKind {
@@ -447,6 +460,8 @@ pub enum ExprKind {
     Scan(Box<Scan>),
     /// `while …`
     While(Box<While>),
+    /// `branch c { … } else { … }`
+    Branch(Box<Branch>),
     /// `scope path { … }`
     Scope(ScopePath, Block),
     /// What could not be parsed

@@ -212,6 +212,7 @@ impl Parser<'_> {
                 }
                 "if" => self.conditional()?,
                 "while" => self.while_loop()?,
+                "branch" if self.at_branch() => self.branch()?,
                 "scan" if self.is_word_before_name("scan") => self.scan()?,
                 "scope" if self.is_word_before_name("scope") => {
                     self.next();
@@ -282,9 +283,35 @@ impl Parser<'_> {
         })
     }
 
-    fn while_loop(&mut self) -> Parsed<ExprKind> {
+    /// Whether a `branch` begins; `branch` is a name otherwise.
+    fn at_branch(&self) -> bool {
+        let negated = self.peek_at(1);
+        let negated = negated.kind == TokenKind::Punct("!") && !negated.newline_before;
+        self.is_word_before_name("branch") || (self.is_word("branch") && negated)
+    }
+
+    fn branch(&mut self) -> Parsed<ExprKind> {
         self.next();
         let condition = self.expr()?;
+        let then = self.block()?;
+        if !self.eat_word("else") {
+            return Err(self.expected("`else` and the other side of the `branch`"));
+        }
+        let otherwise = self.block()?;
+        Ok(ExprKind::Branch(Box::new(Branch { condition, then, otherwise })))
+    }
+
+    fn while_loop(&mut self) -> Parsed<ExprKind> {
+        self.next();
+        let start = self.peek().span;
+        let condition = match self.is("{") {
+            true => {
+                let block = self.block()?;
+                let span = self.since(start);
+                self.node(ExprKind::Block(block), span)?
+            }
+            false => self.expr()?,
+        };
         let mut carries = Vec::new();
         while self.eat(",") {
             if carries.is_empty() && !self.eat_word("carry") {
@@ -367,6 +394,7 @@ fn expression_depth(kind: &ExprKind) -> u32 {
             let carries = most(&mut turn.carries.iter().map(|(_, value)| value.depth));
             turn.condition.depth.max(turn.body.depth).max(carries)
         }
+        ExprKind::Branch(branch) => branch.condition.depth.max(branch.then.depth).max(branch.otherwise.depth),
         ExprKind::Scope(scope, block) => block.depth.max(path(scope)),
         ExprKind::Error => 0,
     }

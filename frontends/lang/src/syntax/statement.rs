@@ -171,7 +171,12 @@ impl Parser<'_> {
         self.expect(":", &format!("and the type of the {what}, such as `f32[n, m]`"))?;
         let ty = self.type_expr()?;
         let init = if self.eat("=") { Some(self.expr()?) } else { None };
-        Ok(Leaf { name, ty, init })
+        // `as` binds to the initializer as it does to a call, but names what is declared.
+        let (init, path) = match init {
+            Some(Expr { kind: ExprKind::As(inner, path), .. }) => (Some(*inner), Some(path)),
+            init => (init, None),
+        };
+        Ok(Leaf { name, ty, init, path })
     }
 
     fn assignment_or_expression(&mut self) -> Parsed<StmtKind> {

@@ -5,4 +5,5 @@ mod examples;
 mod hostile;
 mod mistakes;
 mod numerics;
+mod primitives;
 mod syntax;

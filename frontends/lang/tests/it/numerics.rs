@@ -26,7 +26,7 @@ fn initial(graph: &Graph, seed: u64) -> Environment {
         .collect()
 }
 
-fn floats(shape: &[usize], values: &[f64]) -> Array {
+pub(crate) fn floats(shape: &[usize], values: &[f64]) -> Array {
     assert_eq!(shape.iter().product::<usize>(), values.len());
     Array {
         dtype: DType::F32,
@@ -35,7 +35,7 @@ fn floats(shape: &[usize], values: &[f64]) -> Array {
     }
 }
 
-fn ints(shape: &[usize], values: &[i64]) -> Array {
+pub(crate) fn ints(shape: &[usize], values: &[i64]) -> Array {
     Array {
         dtype: DType::I32,
         shape: shape.to_vec(),
@@ -44,7 +44,7 @@ fn ints(shape: &[usize], values: &[i64]) -> Array {
 }
 
 /// Values between -1 and 1 that look random.
-fn noise(shape: &[usize], name: &str) -> Array {
+pub(crate) fn noise(shape: &[usize], name: &str) -> Array {
     let key = random::key_for(1, name);
     let count: usize = shape.iter().product();
     let values: Vec<f64> = (0..count)
@@ -68,7 +68,7 @@ fn bind(graph: &Graph, inputs: &[(&str, Array)]) -> Graph {
 }
 
 /// The outputs and updates of the model `M` of a program.
-fn run(text: &str, inputs: &[(&str, Array)]) -> BTreeMap<String, Array> {
+pub(crate) fn run(text: &str, inputs: &[(&str, Array)]) -> BTreeMap<String, Array> {
     let program = program(text);
     let model = program.elaborate_model("M", &Settings::new());
     let model = model.unwrap_or_else(|errors| panic!("{}", render(&errors, program.sources(), false)));
@@ -84,13 +84,13 @@ fn run(text: &str, inputs: &[(&str, Array)]) -> BTreeMap<String, Array> {
 }
 
 /// The only output of a model whose body is an expression of `x`.
-fn of(expr: &str, x: Array) -> Array {
+pub(crate) fn of(expr: &str, x: Array) -> Array {
     let dims = (0..x.shape.len()).map(|at| x.shape[at].to_string()).collect::<Vec<_>>().join(", ");
     let text = format!("use nn\nmodel M(x: {}[{dims}]) {{\n{expr}\n}}\n", x.dtype);
     run(&text, &[("x", x)]).remove("output").unwrap()
 }
 
-fn close(found: &Array, wanted: &[f64]) {
+pub(crate) fn close(found: &Array, wanted: &[f64]) {
     assert_eq!(found.values.len(), wanted.len(), "{found:?}");
     for (found, wanted) in found.values.iter().zip(wanted) {
         let error = (found.to_f64() - wanted).abs();

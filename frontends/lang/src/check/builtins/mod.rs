@@ -1,18 +1,20 @@
 //! The primitives: what the standard library is written in, and all that is not.
 
+mod part;
 mod pattern;
 mod pointwise;
 mod reduce;
 mod shape;
 mod statics;
 mod values;
+mod window;
 
 use super::call::Given;
 use super::value::{AxisRef, Tensor, Value};
 use super::{Checked, Elaborator};
 use crate::modules::closest;
 use crate::syntax::ast::{Arg, Expr, Ident};
-use thalweg_base::{Diagnostic, Span};
+use thalweg_base::{DType, Diagnostic, Scalar, Span};
 
 /// A primitive function.
 pub struct Builtin {
@@ -37,9 +39,18 @@ pub(crate) struct Call {
 
 /// Every primitive, by theme.
 pub fn all() -> impl Iterator<Item = &'static Builtin> {
-    [pointwise::TABLE, reduce::TABLE, shape::TABLE, pattern::TABLE, values::TABLE, statics::TABLE]
-        .into_iter()
-        .flatten()
+    [
+        pointwise::TABLE,
+        reduce::TABLE,
+        shape::TABLE,
+        part::TABLE,
+        window::TABLE,
+        pattern::TABLE,
+        values::TABLE,
+        statics::TABLE,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 pub(crate) fn find(name: &str) -> Option<&'static Builtin> {
@@ -292,6 +303,24 @@ impl Call {
             None => Ok(default),
             Some(given) => elab.float(&given.value, given.span),
         }
+    }
+
+    /// A static number as an element of a dtype, 0 if it is not given.
+    fn scalar(&self, elab: &mut Elaborator<'_>, name: &str, dtype: DType) -> Checked<Scalar> {
+        let value = match self.value(name).map(|given| &given.value) {
+            None => return Ok(Scalar::zero(dtype)),
+            Some(Value::Bool(value)) => Scalar::Int((*value).into()),
+            Some(Value::Int(value)) if value.as_constant().is_some() && !dtype.is_float() => {
+                Scalar::Int(value.as_constant().expect("just seen").into())
+            }
+            Some(_) => Scalar::Float(self.float(elab, name, 0.0)?),
+        };
+        let value = if value.to_f64().is_nan() { Scalar::Float(f64::NAN) } else { value };
+        Ok(if dtype.is_float() {
+            Scalar::Float(value.to_f64())
+        } else {
+            Scalar::Int(value.to_i128()).convert(dtype)
+        })
     }
 
     fn bool(&self, elab: &mut Elaborator<'_>, name: &str) -> Checked<bool> {

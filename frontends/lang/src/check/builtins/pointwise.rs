@@ -35,6 +35,7 @@ rows! {
     "pow" ["x", "y"] Pow "x to the y",
     "maximum" ["x", "y"] Max "the larger of two",
     "minimum" ["x", "y"] Min "the smaller of two",
+    "mul_add" ["a", "b", "c"] MulAdd "a * b + c with one rounding",
     "select" ["condition", "a", "b"] Select "a where the condition holds, else b",
     "bit_and" ["x", "y"] And "bitwise and",
     "bit_or" ["x", "y"] Or "bitwise or",

@@ -25,6 +25,7 @@ rows! {
     "cumsum" |elab, call| cumulative(elab, call, ReduceFn::Sum), RUN, "running sum along a dim, the last if none is given";
     "cumprod" |elab, call| cumulative(elab, call, ReduceFn::Prod), RUN, "running product along a dim";
     "cummax" |elab, call| cumulative(elab, call, ReduceFn::Max), RUN, "running maximum along a dim";
+    "cummin" |elab, call| cumulative(elab, call, ReduceFn::Min), RUN, "running minimum along a dim";
     "argsort" argsort, &["x", "along@?", "descending?"], "the positions that sort a dim, as i32";
 }
 

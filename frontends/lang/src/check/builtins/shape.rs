@@ -1,10 +1,10 @@
-//! What moves values around: shapes, parts, joins, choices by index, windows and convolution.
+//! What moves values around: dtypes, shapes, orders of dims, joins and equal parts.
 
 use super::{Builtin, Call};
 use crate::check::annotation::dim_words;
 use crate::check::value::{DimInfo, Tensor, Value};
 use crate::check::{Checked, Elaborator};
-use thalweg_base::{DType, Diagnostic, Dim, Scalar, dim};
+use thalweg_base::{DType, Diagnostic, Dim, dim};
 use thalweg_tensor::ops::*;
 
 macro_rules! rows {
@@ -16,21 +16,12 @@ macro_rules! rows {
 rows! {
     "convert" convert, &["x", "dtype"], "the same values in another dtype";
     "reshape" reshape, &["x", "shape"], "the same elements in row-major order under another shape; one size may be -1";
-    "broadcast" broadcast, &["x", "shape"], "values repeated along missing leading dims and dims of size 1";
+    "broadcast" broadcast, &["x", "shape", "at?"],
+        "values repeated along missing leading dims and dims of size 1; with `at`, those of x become the dims of these numbers";
     "transpose" transpose, &["x", "order*?"], "dims in another order; the last two swapped if none is given";
     "concat" concat, &["parts", "along@?"], "tensors one after the other along a dim";
     "stack" stack, &["parts", "at?"], "tensors of one shape side by side along a new dim, the first if not said";
     "split" split, &["x", "into?", "along@?", "sizes?"], "equal parts of a dim, or parts of given sizes: a list";
-    "pad" pad, &["x", "along@?", "low?", "high?", "value?"], "positions added before and after";
-    "flip" flip, &["x", "along@?"], "a dim in reverse";
-    "take" take, &["x", "indices", "along@?", "batch?"], "positions of a dim chosen by integers; the first `batch` dims are shared";
-    "scatter" scatter, &["indices", "updates", "size", "along@?", "batch?"], "zeros with updates added at positions of a dim chosen by integers";
-    "dynamic_slice" dynamic_slice, &["x", "start", "size", "along@?"], "positions from a computed start";
-    "dynamic_update" dynamic_update, &["x", "part", "start", "along@?"], "x with a part replaced from a computed start";
-    "windows" windows, &["x", "size", "stride?", "dilation?", "low?", "high?", "value?"],
-        "sliding windows over the last dims, whose positions become new dims at the end";
-    "convolve" convolve, &["x", "w", "stride?", "dilation?", "low?", "high?", "groups?"],
-        "x [batch, in, ..] with w [out, in / groups, ..], zeros around";
 }
 
 fn tensor(result: Checked<Tensor>) -> Checked<Value> {
@@ -86,6 +77,9 @@ fn broadcast(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
     let x = call.tensor(elab, "x")?;
     let shape = call.shape(elab, "shape")?;
     let span = call.place("shape");
+    if call.value("at").is_some() {
+        return broadcast_at(elab, call, &x, shape);
+    }
     let fits = shape.len() >= x.rank()
         && x.ty.shape.iter().rev().zip(shape.iter().rev()).all(|(own, to)| own == to || *own == Dim::ONE);
     if !fits {
@@ -96,6 +90,20 @@ fn broadcast(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
     }
     let dims = shape.iter().map(|_| DimInfo { name: None, origin: Some(span) }).collect();
     tensor(elab.expand(&x, &shape, dims, call.span))
+}
+
+/// A broadcast that says where each dim goes.
+fn broadcast_at(elab: &mut Elaborator<'_>, call: &Call, x: &Tensor, shape: Vec<Dim>) -> Checked<Value> {
+    let at = match &call.value("at").expect("it was given").value {
+        Value::List(values) => values.iter().map(Value::as_int).collect(),
+        value => value.as_int().map(|at| vec![at]),
+    };
+    let at: Option<Vec<usize>> =
+        at.and_then(|at: Vec<i64>| at.into_iter().map(|at| usize::try_from(at).ok()).collect());
+    let Some(at) = at else { return call.wrong(elab, "at", "a list of numbers of dims") };
+    let origin = Some(call.place("shape"));
+    let dims = shape.iter().map(|_| DimInfo { name: None, origin }).collect();
+    tensor(elab.tensor(Broadcast { shape, dims: at }, &[x], dims, call.span))
 }
 
 fn transpose(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
@@ -122,7 +130,7 @@ fn transpose(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
 }
 
 /// Dtypes and all sizes but that of `dim` must agree.
-fn same_but(
+pub(super) fn same_but(
     elab: &mut Elaborator<'_>,
     call: &Call,
     place: &str,
@@ -253,253 +261,4 @@ fn split(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
         start = &start + &size;
     }
     Ok(Value::list(parts))
-}
-
-fn count(elab: &mut Elaborator<'_>, call: &Call, name: &str, default: i64) -> Checked<usize> {
-    let value = call.int(elab, name, default)?;
-    match (0..=1 << 31).contains(&value) {
-        true => Ok(value as usize),
-        false => {
-            elab.error("E0303", format!("`{name}` is a count"), call.place(name), format!("this is {value}"))
-        }
-    }
-}
-
-fn pad(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
-    let x = call.tensor(elab, "x")?;
-    let dim = call.axis(elab, "along", &x)?;
-    let (low, high) = (count(elab, call, "low", 0)?.into(), count(elab, call, "high", 0)?.into());
-    let value = call.float(elab, "value", 0.0)?;
-    let value = if x.ty.dtype.is_float() {
-        Scalar::Float(value)
-    } else {
-        Scalar::Int(value as i128).convert(x.ty.dtype)
-    };
-    let dims = vec![PadDim { dim, low, high, interior: 0 }];
-    let mut infos = x.dims.clone();
-    infos[dim].origin = Some(call.span);
-    tensor(elab.tensor(Pad { dims, value }, &[&x], infos, call.span))
-}
-
-fn flip(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
-    let x = call.tensor(elab, "x")?;
-    let dim = call.axis(elab, "along", &x)?;
-    let size = x.ty.shape[dim].clone();
-    let range = SliceRange { dim, start: &size - &Dim::ONE, size, stride: -1 };
-    let dims = x.dims.clone();
-    tensor(elab.tensor(Slice { ranges: vec![range] }, &[&x], dims, call.span))
-}
-
-fn integers(elab: &mut Elaborator<'_>, call: &Call, name: &str) -> Checked<Tensor> {
-    let given = call.value(name).expect("it is needed").clone();
-    if let Value::Int(_) = given.value {
-        return elab.literal(&given.value, DType::I32, given.span);
-    }
-    let tensor = call.tensor(elab, name)?;
-    match tensor.ty.dtype.is_integer() {
-        true => Ok(tensor),
-        false => {
-            let error = Diagnostic::error(
-                "E0301",
-                format!("`{name}` of `{}` must be integers, not {}", call.builtin.name, tensor.ty.dtype),
-            )
-            .at(given.span, format!("this is {}", tensor.describe()))
-            .help("write `convert(x, i32)`");
-            Err(elab.fail(error))
-        }
-    }
-}
-
-fn take(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
-    let x = call.tensor(elab, "x")?;
-    let indices = integers(elab, call, "indices")?;
-    let dim = match call.axes[call.slot("along")] {
-        Some(_) => call.axis(elab, "along", &x)?,
-        None => 0,
-    };
-    let batch = count(elab, call, "batch", 0)?;
-    tensor(elab.take(&x, &indices, dim, batch, call.span))
-}
-
-fn scatter(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
-    let (indices, updates) = (integers(elab, call, "indices")?, call.tensor(elab, "updates")?);
-    let Value::Int(size) = call.value("size").expect("it is needed").value.clone() else {
-        return call.wrong(elab, "size", "a size");
-    };
-    let batch = count(elab, call, "batch", 0)?;
-    let dim = match &call.axes[call.slot("along")] {
-        Some(_) => call.axis(elab, "along", &updates)?,
-        None => batch,
-    };
-    tensor(elab.tensor(Scatter { dim, batch, size }, &[&indices, &updates], vec![], call.span))
-}
-
-fn dynamic_slice(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
-    let (x, start) = (call.tensor(elab, "x")?, integers(elab, call, "start")?);
-    let Value::Int(size) = call.value("size").expect("it is needed").value.clone() else {
-        return call.wrong(elab, "size", "a size");
-    };
-    let dim = match call.axes[call.slot("along")] {
-        Some(_) => call.axis(elab, "along", &x)?,
-        None => 0,
-    };
-    let mut dims = x.dims.clone();
-    if let Some(info) = dims.get_mut(dim) {
-        info.origin = Some(call.place("size"));
-    }
-    tensor(elab.tensor(DynamicSlice { dims: vec![dim], sizes: vec![size] }, &[&x, &start], dims, call.span))
-}
-
-fn dynamic_update(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
-    let (x, part) = (call.tensor(elab, "x")?, call.tensor(elab, "part")?);
-    let start = integers(elab, call, "start")?;
-    let dim = match call.axes[call.slot("along")] {
-        Some(_) => call.axis(elab, "along", &x)?,
-        None => 0,
-    };
-    same_but(elab, call, "part", &[x.clone(), part.clone()], Some(dim))?;
-    let dims = x.dims.clone();
-    tensor(elab.tensor(DynamicUpdate { dims: vec![dim] }, &[&x, &part, &start], dims, call.span))
-}
-
-/// One count for each of `count` dims, given as a list or as one number for all.
-fn counts(
-    elab: &mut Elaborator<'_>,
-    call: &Call,
-    name: &str,
-    number: usize,
-    default: i64,
-) -> Checked<Vec<usize>> {
-    let values: Vec<Value> = match call.value(name).map(|given| given.value.clone()) {
-        None => vec![Value::int(default); number],
-        Some(Value::List(values)) => values.to_vec(),
-        Some(value) => vec![value; number],
-    };
-    let counts: Option<Vec<usize>> = values
-        .iter()
-        .map(|value| {
-            value.as_int().and_then(|value| usize::try_from(value).ok()).filter(|value| *value < 1 << 31)
-        })
-        .collect();
-    match counts
-        .filter(|counts| counts.len() == number && (default == 0 || counts.iter().all(|count| *count > 0)))
-    {
-        Some(counts) => Ok(counts),
-        None => call.wrong(elab, name, &format!("a count for each of {number} dims")),
-    }
-}
-
-fn windows(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
-    let x = call.tensor(elab, "x")?;
-    let number = match &call.value("size").expect("it is needed").value {
-        Value::List(values) => values.len(),
-        _ => 1,
-    };
-    if number > x.rank() {
-        return call.wrong(elab, "size", &format!("a list of at most {} sizes", x.rank()));
-    }
-    let size = counts(elab, call, "size", number, 1)?;
-    let (stride, dilation) =
-        (counts(elab, call, "stride", number, 1)?, counts(elab, call, "dilation", number, 1)?);
-    let (low, high) = (counts(elab, call, "low", number, 0)?, counts(elab, call, "high", number, 0)?);
-    let value = call.float(elab, "value", 0.0)?;
-    let value =
-        if x.ty.dtype.is_float() { Scalar::Float(value) } else { Scalar::Float(value).convert(x.ty.dtype) };
-    let first = x.rank() - number;
-    let mut dims = x.dims.clone();
-    let mut list = Vec::new();
-    for at in 0..number {
-        let dim = first + at;
-        let window = Window {
-            dim,
-            size: size[at],
-            stride: stride[at],
-            dilation: dilation[at],
-            low: low[at],
-            high: high[at],
-        };
-        if window.count(&x.ty.shape[dim]).as_constant().is_some_and(|count| count < 1) {
-            return Err(window_clash(elab, call, &x, dim, "size"));
-        }
-        dims[dim].origin = Some(call.span);
-        list.push(window);
-    }
-    tensor(elab.tensor(Unfold { windows: list, value }, &[&x], dims, call.span))
-}
-
-fn window_clash(
-    elab: &mut Elaborator<'_>,
-    call: &Call,
-    x: &Tensor,
-    dim: usize,
-    window: &str,
-) -> crate::check::Reported {
-    let whole = &x.ty.shape[dim];
-    let mut error = Diagnostic::error(
-        "E0209",
-        format!("the window does not fit {} of {whole}", dim_words(dim, x.rank())),
-    )
-    .at(call.place(window), "larger than the dim and its padding");
-    if let Some(origin) = x.dims[dim].origin {
-        error = error.label(origin, format!("{whole} comes from here"));
-    }
-    elab.fail(error)
-}
-
-fn convolve(elab: &mut Elaborator<'_>, call: &Call) -> Checked<Value> {
-    let (x, w) = (call.tensor(elab, "x")?, call.tensor(elab, "w")?);
-    if x.rank() < 3 || w.rank() != x.rank() {
-        let label = format!("x is {}, w is {}", x.describe(), w.describe());
-        return elab.error(
-            "E0205",
-            "`convolve` takes x [batch, in, ..s] and w [out, in, ..k] with as many dims",
-            call.span,
-            label,
-        );
-    }
-    let groups = count(elab, call, "groups", 1)?.max(1);
-    let inner = &w.ty.shape[1] * &Dim::from(groups);
-    if inner != x.ty.shape[1] {
-        let mut error = Diagnostic::error("E0203", "channels do not agree in `convolve`")
-            .at(call.span, format!("{} channels with weights for {inner}", x.ty.shape[1]));
-        for (tensor, what) in [(&x, "x"), (&w, "w")] {
-            if let Some(origin) = tensor.dims[1].origin {
-                error =
-                    error.label(origin, format!("the second dim of `{what}` is {} here", tensor.ty.shape[1]));
-            }
-        }
-        return Err(elab.fail(error));
-    }
-    let number = x.rank() - 2;
-    let op = Convolve {
-        direction: Direction::Forward,
-        stride: counts(elab, call, "stride", number, 1)?,
-        dilation: counts(elab, call, "dilation", number, 1)?,
-        pad_low: counts(elab, call, "low", number, 0)?,
-        pad_high: counts(elab, call, "high", number, 0)?,
-        groups,
-        sizes: vec![],
-    };
-    for at in 0..number {
-        let kernel = w.ty.shape[at + 2]
-            .as_constant()
-            .and_then(|size| usize::try_from(size).ok())
-            .filter(|size| *size > 0);
-        let Some(size) = kernel else { return call.wrong(elab, "w", "a tensor whose window is known") };
-        let window = Window {
-            dim: at + 2,
-            size,
-            stride: op.stride[at],
-            dilation: op.dilation[at],
-            low: op.pad_low[at],
-            high: op.pad_high[at],
-        };
-        if window.count(&x.ty.shape[at + 2]).as_constant().is_some_and(|count| count < 1) {
-            return Err(window_clash(elab, call, &x, at + 2, "w"));
-        }
-    }
-    let mut dims = x.dims.clone();
-    dims[1] = w.dims[0].clone();
-    dims[2..].iter_mut().for_each(|info| info.origin = Some(call.span));
-    tensor(elab.tensor(op, &[&x, &w], dims, call.span))
 }
