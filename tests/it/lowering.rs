@@ -90,7 +90,8 @@ fn coarse(graph: &Graph, value: &Array) -> Array {
     }
 }
 
-fn check(graph: &Graph, environment: &Environment, reduction_length: usize) {
+/// Evaluates the plan of a graph on the reference device and runs it compiled, against the evaluator.
+pub(crate) fn check(graph: &Graph, environment: &Environment, reduction_length: usize) {
     let expected = evaluate(graph, environment).expect("every leaf has a value");
     let plan = plan(graph);
     let compiled = with_code(plan.clone());

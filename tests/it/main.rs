@@ -5,6 +5,7 @@ mod collective;
 mod conformance;
 mod cut_and_join;
 mod dataflow;
+mod empty;
 mod fuzz;
 mod gradient;
 mod lowering;

@@ -18,9 +18,10 @@ use thalweg_tests::values;
 /// gradients by their own size, which magnifies rounding.
 const REDUCTION_LENGTH: usize = 1 << 20;
 
-struct Case {
-    graph: Graph,
-    environment: Environment,
+/// A graph with the values of its leaves.
+pub(crate) struct Case {
+    pub(crate) graph: Graph,
+    pub(crate) environment: Environment,
 }
 
 /// The training step of an example with fixed inputs, made small by other texts for some of its own.
@@ -93,7 +94,11 @@ fn device_options(devices: usize, strategy: thalweg_partition::Strategy) -> Opti
 }
 
 fn check(file: &str, smaller: &[(&str, &str)]) {
-    let case = case(file, smaller, &[("batch", 4), ("seq", 6)]);
+    check_case(&case(file, smaller, &[("batch", 4), ("seq", 6)]), file);
+}
+
+/// Compiles and runs a graph on one and several devices, against the evaluator.
+pub(crate) fn check_case(case: &Case, what: &str) {
     let expected = evaluate(&case.graph, &case.environment).expect("every leaf has a value");
     let data = thalweg_partition::Strategy::data;
     let tensor = thalweg_partition::Strategy::tensor;
@@ -105,11 +110,11 @@ fn check(file: &str, smaller: &[(&str, &str)]) {
         ("two devices, tensor parallel", device_options(2, tensor())),
     ];
     for (how, options) in ways {
-        let found = run(&case, &options);
+        let found = run(case, &options);
         let all = case.graph.outputs.iter().map(|output| format!("output {}", output.name));
         let all = all.chain(case.graph.updates.iter().map(|update| format!("kept {}", update.name)));
         for (name, value) in all.zip(expected.outputs.iter().chain(&expected.updates)) {
-            assert_close(&format!("{file}, {how}, `{name}`"), value, &found[&name], REDUCTION_LENGTH, 1.0);
+            assert_close(&format!("{what}, {how}, `{name}`"), value, &found[&name], REDUCTION_LENGTH, 1.0);
         }
     }
 }

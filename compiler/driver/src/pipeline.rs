@@ -48,6 +48,12 @@ pub const TENSOR_PASSES: &[Pass] = &[
         why_here: "costs, splits and memory need sizes; a plan is made for one set of them",
     },
     Pass {
+        name: "settle",
+        run: settle,
+        gains: "no op but loops and branches takes or gives tensors without elements",
+        why_here: "as soon as sizes are known: no later pass has to think of a dim of 0",
+    },
+    Pass {
         name: "prune",
         run: prune,
         gains: "every node is needed by a result",
@@ -141,6 +147,10 @@ fn bind(graph: &Graph, context: &mut Context) -> Result<Graph, CompileError> {
         }
     }
     Ok(bound)
+}
+
+fn settle(graph: &Graph, _: &mut Context) -> Result<Graph, CompileError> {
+    Ok(thalweg_tensor::settle::settle(graph))
 }
 
 fn prune(graph: &Graph, _: &mut Context) -> Result<Graph, CompileError> {

@@ -261,6 +261,10 @@ impl<'p, 'a> Body<'p, 'a> {
     }
 
     pub fn push(&mut self, kind: StepKind, origin: Origin) {
+        // Values without elements have places and nothing in them.
+        if matches!(kind, StepKind::Copy { bytes: 0, .. }) {
+            return;
+        }
         self.steps.push(Step { kind, origin });
     }
 

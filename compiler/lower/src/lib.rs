@@ -28,7 +28,8 @@ use std::collections::BTreeMap;
 use thalweg_base::{DType, Initializer, Layout, Symbol};
 use thalweg_plan::{CompiledKernel, FORMAT_VERSION, Plan, Port, Program};
 use thalweg_tensor::ops::LeafKind;
-use thalweg_tensor::{Graph, Mesh};
+use thalweg_tensor::settle::settle;
+use thalweg_tensor::{Graph, Mesh, Op};
 
 /// Why a graph cannot be lowered.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -37,14 +38,12 @@ pub enum LowerError {
     /// A size is not known.
     #[error("the size `{0}` has no value; give one with --set {0}=...")]
     Unbound(Symbol),
-    /// A tensor has no elements, which no buffer can hold a place for.
-    #[error(
-        "`{scope}` holds a tensor of shape {shape:?}, which has no elements; every size must be at least 1"
-    )]
+    /// Elements of a tensor are asked for that has none.
+    #[error("`{scope}` takes elements of a tensor of shape {shape:?}, which has none")]
     Empty {
-        /// The scope of the tensor.
+        /// The scope of what asks.
         scope: String,
-        /// Its shape.
+        /// The tensor's shape.
         shape: Vec<usize>,
     },
     /// A tensor has more elements than positions can count.
@@ -75,7 +74,9 @@ pub struct Request<'a> {
 
 /// The plan of a graph, its kernels without code.
 pub fn lower(request: &Request) -> Result<Plan, LowerError> {
-    check(request.graph)?;
+    let graph = &settle(request.graph);
+    check(graph)?;
+    let request = &Request { graph, ..*request };
     let mut table = KernelTable::default();
     let mut ports: BTreeMap<Role, Vec<Port>> = BTreeMap::new();
     let mut programs = Vec::new();
@@ -103,11 +104,14 @@ fn check(graph: &Graph) -> Result<(), LowerError> {
         return Err(LowerError::Unbound(symbol));
     }
     for node in graph.nodes() {
+        if let Op::Gather(op) = &node.op
+            && let x = graph.ty(node.operands[0])
+            && x.shape[op.dim].size() == 0
+        {
+            return Err(LowerError::Empty { scope: node.scope.to_string(), shape: x.sizes() });
+        }
         for ty in &node.types {
             let elements = ty.elements().size();
-            if elements == 0 {
-                return Err(LowerError::Empty { scope: node.scope.to_string(), shape: ty.sizes() });
-            }
             if i32::try_from(elements).is_err() {
                 return Err(LowerError::TooLarge { scope: node.scope.to_string(), elements });
             }

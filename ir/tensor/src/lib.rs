@@ -16,6 +16,7 @@ pub mod gradient;
 pub mod graph;
 pub mod op;
 pub mod ops;
+pub mod settle;
 pub mod text;
 pub mod types;
 pub mod value;
