@@ -227,7 +227,8 @@ fn dims(input: &str, sizes: &[Dimension]) -> Vec<Dim> {
     let open = |at: usize| Dim::symbol(&identifier(&format!("{input}_{at}")));
     let one = |(at, size): (usize, &Dimension)| match &size.value {
         Some(Size::DimValue(value)) if *value >= 0 => Dim::constant(*value),
-        Some(Size::DimParam(name)) if !name.is_empty() => named(name),
+        // A name without letters, such as `?`, says only that the size is open.
+        Some(Size::DimParam(name)) if name.chars().any(char::is_alphanumeric) => named(name),
         Some(Size::DimValue(_) | Size::DimParam(_)) | None => open(at),
     };
     sizes.iter().enumerate().map(one).collect()

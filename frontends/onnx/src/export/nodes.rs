@@ -199,41 +199,54 @@ impl Writer {
                 attributes.push(("output_padding", Attribute::Ints(extra)));
                 Ok(self.add_with("ConvTranspose", &[inputs[1], inputs[0]], &attributes))
             }
-            Direction::WeightGradient => {
-                if op.groups != 1 {
-                    return self.unable("the format has no gradient of the weights of a grouped convolution");
-                }
-                // The batch takes the part of the channels, and the stride of the windows that of the dilation.
-                let swap: Vec<usize> = [1, 0].into_iter().chain(2..types[0].rank()).collect();
-                let (x, y) = (self.transpose(inputs[0], &swap), self.transpose(inputs[1], &swap));
-                let mut pads = op.pad_high.clone();
-                for (at, size) in op.sizes.iter().enumerate() {
-                    // Only as much padding as the weights reach.
-                    let sizes = (size.as_constant(), types[0].shape[at + 2].as_constant(), types[1].shape[at + 2].as_constant());
-                    let (Some(kernel), Some(input), Some(windows)) = sizes else {
-                        return self.unable(format!("the sizes of {result} must be known"));
-                    };
-                    let reach = (windows - 1) * op.stride[at] as i64 + (kernel - 1) * op.dilation[at] as i64 + 1;
-                    let high = reach - input - op.pad_low[at] as i64;
-                    match usize::try_from(high) {
-                        Ok(high) => pads[at] = high,
-                        Err(_) => pads[at] = 0,
-                    }
-                }
-                let attributes = [
-                    ("strides", list(&op.dilation)),
-                    ("dilations", list(&op.stride)),
-                    ("pads", list(&[&op.pad_low[..], &pads].concat())),
-                ];
-                let all = self.add_with("Conv", &[&x, &y], &attributes);
-                let weights = self.transpose(&all, &swap);
-                // Positions that the windows leave over at the end of the input belong to no weight.
-                let spatial: Vec<i64> = (2..types[0].rank() as i64).collect();
-                let (starts, axes) = (self.ints(&vec![0; spatial.len()]), self.ints(&spatial));
-                let ends = self.shape(&op.sizes)?;
-                Ok(self.add("Slice", &[&weights, &starts, &ends, &axes]))
-            }
+            Direction::WeightGradient => self.weight_gradient(op, inputs, types),
         }
+    }
+
+    /// The gradient of a convolution's weights. The format has none: the batch takes the part of the channels, and the stride of
+    /// the windows that of the dilation.
+    fn weight_gradient(&mut self, op: &Convolve, inputs: &[&str], types: &[TensorType]) -> Write<String> {
+        if op.groups > 1 {
+            let mut parts = Vec::new();
+            for input in inputs {
+                let names: Vec<String> = (0..op.groups).map(|_| self.fresh("group")).collect();
+                let attributes = [("axis", Attribute::Int(1)), ("num_outputs", Attribute::Int(op.groups as i64))];
+                self.push("Split", &[input], &names, &attributes);
+                parts.push(names);
+            }
+            let single = Convolve { groups: 1, ..op.clone() };
+            let groups: Vec<String> = (0..op.groups)
+                .map(|group| self.weight_gradient(&single, &[&parts[0][group], &parts[1][group]], types))
+                .collect::<Write<_>>()?;
+            let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+            return Ok(self.add_with("Concat", &groups, &[("axis", Attribute::Int(0))]));
+        }
+        let list = |values: &[usize]| Attribute::Ints(values.iter().map(|value| *value as i64).collect());
+        let swap: Vec<usize> = [1, 0].into_iter().chain(2..types[0].rank()).collect();
+        let (x, y) = (self.transpose(inputs[0], &swap), self.transpose(inputs[1], &swap));
+        let mut pads = op.pad_high.clone();
+        for (at, size) in op.sizes.iter().enumerate() {
+            let (x, y) = (&types[0].shape[at + 2], &types[1].shape[at + 2]);
+            let sizes = (size.as_constant(), x.as_constant(), y.as_constant());
+            let (Some(kernel), Some(input), Some(windows)) = sizes else {
+                return self.unable("the sizes of the input, the weights and the output must be known");
+            };
+            // Only as much padding as the weights reach.
+            let reach = (windows - 1) * op.stride[at] as i64 + (kernel - 1) * op.dilation[at] as i64 + 1;
+            pads[at] = usize::try_from(reach - input - op.pad_low[at] as i64).unwrap_or(0);
+        }
+        let attributes = [
+            ("strides", list(&op.dilation)),
+            ("dilations", list(&op.stride)),
+            ("pads", list(&[&op.pad_low[..], &pads].concat())),
+        ];
+        let all = self.add_with("Conv", &[&x, &y], &attributes);
+        let weights = self.transpose(&all, &swap);
+        // Positions that the windows leave over at the end of the input belong to no weight.
+        let spatial: Vec<i64> = (2..types[0].rank() as i64).collect();
+        let (starts, axes) = (self.ints(&vec![0; spatial.len()]), self.ints(&spatial));
+        let ends = self.shape(&op.sizes)?;
+        Ok(self.add("Slice", &[&weights, &starts, &ends, &axes]))
     }
 
     pub(super) fn arg_sort(&mut self, op: &ArgSort, x: &str, ty: &TensorType) -> Write<String> {
