@@ -2,7 +2,7 @@
 //!
 //! `syntax` reads and lays out text, `check` runs a program over static values and tensors that are nodes of a graph, which
 //! checks every shape on the way, and `train` assembles the step of a training. Layers, losses and optimizers are written in
-//! the language itself, under `std/`. User mistakes are [`thalweg_base::Diagnostic`]s, collected and never thrown; `render`
+//! the language itself, under `std/`. `write` goes the other way, from a graph to a program. User mistakes are [`thalweg_base::Diagnostic`]s, collected and never thrown; `render`
 //! lays them out.
 //!
 //! This crate must never know how a graph is rewritten, planned or run, and reads no files: the caller gives it texts.
@@ -28,6 +28,7 @@ pub mod program;
 pub mod render;
 pub mod syntax;
 pub mod train;
+mod write;
 
 pub use check::builtins::{Builtin, all as primitives};
 pub use modules::{LibraryItem, library};
@@ -35,3 +36,4 @@ pub use program::{ModelGraph, Pin, Program, Settings};
 pub use render::{render, to_json};
 pub use syntax::{format_source, parse};
 pub use train::{Column, DataSpec, StaticValue, TrainProgram};
+pub use write::{WriteError, WrittenProgram, write_program};

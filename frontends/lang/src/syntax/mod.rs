@@ -9,3 +9,8 @@ pub mod token;
 
 pub use format::format_source;
 pub use parser::parse;
+
+/// Words that are never names.
+pub(crate) fn keywords() -> impl Iterator<Item = &'static str> {
+    parser::KEYWORDS.into_iter().chain(["false"])
+}

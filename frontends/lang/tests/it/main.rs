@@ -7,3 +7,4 @@ mod mistakes;
 mod numerics;
 mod primitives;
 mod syntax;
+mod write;
