@@ -17,11 +17,14 @@ use crate::stage;
 use crate::value::{Content, HostValue, Tensor, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use thalweg_base::{Bindings, Literal};
-use thalweg_tensor::{Graph, NodeId, eval};
+use thalweg_base::{Bindings, Dim, Literal};
+use thalweg_tensor::{Graph, NodeId, Op, TensorType, eval};
 
-/// The most elements that are computed with at import to fold a node away.
+/// The most elements of an operand that a node is folded away with.
 const FOLD_ELEMENTS_MAX: usize = 1 << 16;
+
+/// The most elements that the reference evaluator looks at to fold a node away.
+const FOLD_WORK_MAX: usize = 1 << 20;
 
 /// How deep functions and bodies may be nested.
 const DEPTH_MAX: usize = 64;
@@ -301,11 +304,9 @@ impl<'m> Import<'m> {
             }
         };
         values.iter_mut().for_each(|value| value.tensors_mut(&mut collect));
-        let elements =
-            |ty: &thalweg_tensor::TensorType| ty.elements().as_constant().unwrap_or(i64::MAX) as usize;
         let nodes = level.graph.nodes().iter();
-        let all = nodes.flat_map(|node| &node.types).fold(0usize, |sum, ty| sum.saturating_add(elements(ty)));
-        let places: BTreeMap<NodeId, Tensor> = match all <= FOLD_ELEMENTS_MAX {
+        let work = nodes.fold(0usize, |sum, node| sum.saturating_add(evaluation_work(&level.graph, node)));
+        let places: BTreeMap<NodeId, Tensor> = match work <= FOLD_WORK_MAX {
             true => {
                 ids.iter().for_each(|id| level.graph.output("", *id));
                 let results = eval::evaluate(&level.graph, &eval::Environment::new())
@@ -471,6 +472,27 @@ impl<'m> Import<'m> {
             }
             Value::Poisoned => unreachable!("a poisoned value comes with a problem"),
         }
+    }
+}
+
+/// About how many elements the reference evaluator looks at for a node.
+fn evaluation_work(graph: &Graph, node: &thalweg_tensor::Node) -> usize {
+    let known = |size: &Dim| size.as_constant().map_or(usize::MAX, |size| size.max(0) as usize);
+    let elements = |ty: &TensorType| known(&ty.elements());
+    let results = node.types.iter().fold(0usize, |sum, ty| sum.saturating_add(elements(ty)));
+    let operand = node.operands.first().map_or(0, |operand| elements(graph.ty(*operand)));
+    match &node.op {
+        // Each element of these looks at all along its dim, and each of a product at all that is summed.
+        Op::ArgSort(op) => results.saturating_mul(known(&node.types[0].shape[op.dim])),
+        Op::Cumulative(op) => results.saturating_mul(known(&node.types[0].shape[op.dim])),
+        Op::Contract(_) | Op::Convolve(_) => results.saturating_mul(operand.max(1)),
+        Op::Scan(op) => op.body.nodes().iter().fold(results, |sum, inner| {
+            let turn = evaluation_work(&op.body, inner);
+            sum.saturating_add(known(&op.length).saturating_mul(turn))
+        }),
+        // Nobody knows how many turns these take.
+        Op::While(_) => usize::MAX,
+        _ => results.max(operand),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Row;
 use crate::builder::{Build, Builder, problem};
 use crate::call::{Call, Results};
-use thalweg_base::{DType, PointwiseFn as F, dim::product};
+use thalweg_base::{DType, Dim, PointwiseFn as F, dim::product};
 use thalweg_tensor::{NodeId, ReduceFn};
 
 /// The rows of this family.
@@ -129,8 +129,14 @@ fn leaky_relu(call: &mut Call) -> Results {
     call.one(y)
 }
 
+/// Before op set 7, a slope of rank 1 is one for each channel, the second dim.
 fn prelu(call: &mut Call) -> Results {
-    let (x, slope) = (call.x(0)?, call.x(1)?);
+    let (x, mut slope) = (call.x(0)?, call.x(1)?);
+    if call.opset < 7 && call.b.rank(slope) == 1 && call.b.rank(x) > 2 {
+        let channels = call.b.shape(slope)[0].clone();
+        let shape = [vec![channels], vec![Dim::ONE; call.b.rank(x) - 2]].concat();
+        slope = call.b.reshape(slope, &shape)?;
+    }
     let sloped = call.b.binary(F::Mul, x, slope)?;
     let y = by_sign(call.b, x, x, sloped)?;
     call.one(y)

@@ -12,6 +12,9 @@ pub const OPS: &[Row] = &[("AffineGrid", affine_grid), ("GridSample", grid_sampl
 /// The coefficient of the cubic filter.
 const CUBIC: f64 = -0.75;
 
+/// The largest dim whose coordinates are constants of the program.
+const SIZE_MAX: usize = 1 << 20;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Nearest,
@@ -46,8 +49,11 @@ impl Along {
     fn coordinates(&self, b: &mut Builder, x: NodeId) -> Build<NodeId> {
         let size = self.size as f64;
         // From the middles of the first and the last position, or from the ends of the image.
-        let (scale, shift) =
-            if self.align_corners { ((size - 1.0) / 2.0, (size - 1.0) / 2.0) } else { (size / 2.0, (size - 1.0) / 2.0) };
+        let (scale, shift) = if self.align_corners {
+            ((size - 1.0) / 2.0, (size - 1.0) / 2.0)
+        } else {
+            (size / 2.0, (size - 1.0) / 2.0)
+        };
         let x = b.with_scalar(F::Mul, x, scale)?;
         let x = b.with_scalar(F::Add, x, shift)?;
         let x = if self.mode == Mode::Nearest { b.unary(F::Round, x)? } else { x };
@@ -75,7 +81,8 @@ impl Along {
 
     /// Coordinates folded back at the ends of the image, as often as it takes.
     fn reflect(&self, b: &mut Builder, x: NodeId) -> Build<NodeId> {
-        let (low, length) = if self.align_corners { (0.0, self.size as f64 - 1.0) } else { (-0.5, self.size as f64) };
+        let (low, length) =
+            if self.align_corners { (0.0, self.size as f64 - 1.0) } else { (-0.5, self.size as f64) };
         if length == 0.0 {
             return b.with_scalar(F::Mul, x, 0.0);
         }
@@ -94,7 +101,8 @@ impl Along {
         let x = if self.outside == Outside::Reflection { self.reflect(b, x)? } else { x };
         let above = b.with_scalar(F::Max, x, 0.0)?;
         let inside = b.with_scalar(F::Min, above, last)?;
-        let counts = if self.outside == Outside::Zeros { Some(b.pointwise(F::Eq, &[x, inside])?) } else { None };
+        let counts =
+            if self.outside == Outside::Zeros { Some(b.pointwise(F::Eq, &[x, inside])?) } else { None };
         Ok((b.convert(inside, DType::I32)?, counts))
     }
 
@@ -237,10 +245,15 @@ fn affine_grid(call: &mut Call) -> Results {
     let b = &mut *call.b;
     let dims = size.len().saturating_sub(2);
     let shape = b.shape(theta);
-    if dims == 0 || shape.len() != 3 || shape[0] != size[0] || shape[1..] != [dims.into(), (dims + 1).into()] {
+    if dims == 0 || shape.len() != 3 || shape[1..] != [dims.into(), (dims + 1).into()] {
         return problem(format!("maps {shape:?} do not fit images {size:?}"));
     }
-    let result = [&[size[0].clone()], &size[2..], &[dims.into()]].concat();
+    if let (Some(maps), Some(images)) = (shape[0].as_constant(), size[0].as_constant())
+        && maps != images
+    {
+        return problem(format!("{maps} maps are given for {images} images"));
+    }
+    let result = [&shape[..1], &size[2..], &[dims.into()]].concat();
     let column = |b: &mut Builder, at: usize| -> Build<NodeId> {
         let column = b.pick(theta, 2, at)?;
         b.broadcast(column, &result, &[0, dims + 1])
@@ -249,6 +262,9 @@ fn affine_grid(call: &mut Call) -> Results {
     for at in 0..dims {
         let dim = dims - at;
         let count = known_size(&result[dim])?;
+        if count > SIZE_MAX {
+            return problem(format!("an image of {count} positions along a dim is mapped"));
+        }
         let numbers = (0..count).map(|position| (position as f64, count as f64));
         let coordinates: Vec<f64> = match align_corners {
             true if count == 1 => vec![0.0],

@@ -56,7 +56,11 @@ fn positions(call: &mut Call, operand: usize, size: &Dim) -> Build<NodeId> {
                 true => Ok(indices),
                 false => {
                     let scalars = checked.into_iter().map(|position| Scalar::Int(position.into()));
-                    Ok(call.b.graph().constant(Literal::from_scalars(tensor.ty.dtype, &tensor.ty.sizes(), scalars)))
+                    Ok(call.b.graph().constant(Literal::from_scalars(
+                        tensor.ty.dtype,
+                        &tensor.ty.sizes(),
+                        scalars,
+                    )))
                 }
             }
         }
@@ -72,7 +76,12 @@ fn progression(indices: &[i64], size: &Dim) -> Option<SliceRange> {
     let even = indices.windows(2).all(|pair| pair[1].checked_sub(pair[0]) == Some(stride));
     let one_side = (first < 0) == (last < 0);
     let start = if first < 0 { size + &Dim::constant(first) } else { Dim::constant(first) };
-    (even && one_side && stride != 0).then(|| SliceRange { dim: 0, start, size: indices.len().into(), stride })
+    (even && one_side && stride != 0).then(|| SliceRange {
+        dim: 0,
+        start,
+        size: indices.len().into(),
+        stride,
+    })
 }
 
 fn gather(call: &mut Call) -> Results {
@@ -97,7 +106,8 @@ fn gather(call: &mut Call) -> Results {
 /// The order of dims that brings one to the end, and the one that brings it back.
 fn to_last(rank: usize, dim: usize) -> [Vec<usize>; 2] {
     let there: Vec<usize> = (0..rank).filter(|other| *other != dim).chain([dim]).collect();
-    let back = (0..rank).map(|other| if other == dim { rank - 1 } else { other - (other > dim) as usize }).collect();
+    let back =
+        (0..rank).map(|other| if other == dim { rank - 1 } else { other - (other > dim) as usize }).collect();
     [there, back]
 }
 
@@ -301,7 +311,13 @@ fn updated(b: &mut Builder, data: NodeId, updates: &Updates, function: Option<F>
 }
 
 /// Data `[b, n, s]` with the updates of those numbers, counted from 1; 0 is none.
-fn taken(b: &mut Builder, data: NodeId, numbers: NodeId, values: NodeId, function: Option<F>) -> Build<NodeId> {
+fn taken(
+    b: &mut Builder,
+    data: NodeId,
+    numbers: NodeId,
+    values: NodeId,
+    function: Option<F>,
+) -> Build<NodeId> {
     let shape = b.shape(data);
     let dim = b.rank(numbers) - 1;
     let hit = b.with_scalar(F::Gt, numbers, 0.0)?;
@@ -337,7 +353,8 @@ fn scatter_elements(call: &mut Call) -> Results {
     let b = &mut *call.b;
     // Only the first positions of dims along which there are fewer indices change.
     let mut parts = vec![data];
-    let fewer: Vec<usize> = (0..rank).filter(|other| *other != dim && chosen[*other] != shape[*other]).collect();
+    let fewer: Vec<usize> =
+        (0..rank).filter(|other| *other != dim && chosen[*other] != shape[*other]).collect();
     for other in &fewer {
         let part = b.slice_dim(parts[parts.len() - 1], *other, 0, chosen[*other].clone())?;
         parts.push(part);

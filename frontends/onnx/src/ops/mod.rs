@@ -5,6 +5,7 @@ mod attention;
 mod cast;
 mod conv;
 mod elementwise;
+mod grid;
 mod indexing;
 mod loss;
 mod matmul;
@@ -22,6 +23,7 @@ mod sequence;
 mod shape;
 mod signal;
 mod sizes;
+mod tfidf;
 mod vector;
 
 use crate::builder::Build;
@@ -61,6 +63,7 @@ const FAMILIES: &[Family] = &[
     standard(cast::OPS),
     standard(conv::OPS),
     standard(elementwise::OPS),
+    standard(grid::OPS),
     standard(indexing::OPS),
     standard(loss::OPS),
     standard(matmul::OPS),
@@ -77,6 +80,7 @@ const FAMILIES: &[Family] = &[
     standard(sequence::OPS),
     standard(shape::OPS),
     standard(signal::OPS),
+    standard(tfidf::OPS),
     Family { domain: "ai.onnx.ml", folds: true, rows: vector::OPS },
 ];
 

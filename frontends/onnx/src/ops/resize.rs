@@ -22,6 +22,9 @@ const TAPS_MAX: usize = 4;
 /// The largest dim whose positions are looked at one by one at import.
 const SIZE_MAX: usize = 1 << 20;
 
+/// The largest matrix of a wide filter.
+const MATRIX_MAX: usize = 1 << 26;
+
 /// How positions of the result and of the operand correspond.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Coordinates {
@@ -151,9 +154,9 @@ impl Method {
             let excluded = self.exclude_outside && !(0.0..=last).contains(&at);
             if weight != 0.0 && !excluded {
                 sum += weight;
-                match taps.iter_mut().find(|(place, _)| *place == inside(at)) {
-                    Some((_, total)) => *total += weight,
-                    None => taps.push((inside(at), weight)),
+                match taps.last_mut() {
+                    Some((place, total)) if *place == inside(at) => *total += weight,
+                    Some(_) | None => taps.push((inside(at), weight)),
                 }
             }
             at += 1.0;
@@ -206,6 +209,9 @@ fn weigh(b: &mut Builder, x: NodeId, dim: usize, taps: &[Vec<(usize, f64)>]) -> 
     let most = taps.iter().map(Vec::len).max().unwrap_or(1);
     if most > TAPS_MAX {
         let (from, dtype) = (b.size(x, dim)?, b.dtype(x));
+        if from * taps.len() > MATRIX_MAX {
+            return problem(format!("a dim of size {from} is filtered to {}", taps.len()));
+        }
         let mut matrix = vec![0.0; from * taps.len()];
         for (row, taps) in taps.iter().enumerate() {
             taps.iter().for_each(|(at, weight)| matrix[row * from + at] = *weight);
@@ -219,7 +225,8 @@ fn weigh(b: &mut Builder, x: NodeId, dim: usize, taps: &[Vec<(usize, f64)>]) -> 
     let mut sum = None;
     for tap in 0..most {
         // Where there are fewer, the first stands in with no weight.
-        let each: Vec<(usize, f64)> = taps.iter().map(|taps| *taps.get(tap).unwrap_or(&(taps[0].0, 0.0))).collect();
+        let each: Vec<(usize, f64)> =
+            taps.iter().map(|taps| *taps.get(tap).unwrap_or(&(taps[0].0, 0.0))).collect();
         let indices: Vec<usize> = each.iter().map(|(at, _)| *at).collect();
         let weights: Vec<f64> = each.iter().map(|(_, weight)| *weight).collect();
         let mut part = choose(b, x, dim, &indices)?;
@@ -245,7 +252,11 @@ fn change_dim(b: &mut Builder, x: NodeId, method: &Method, change: &Change) -> B
         (Filter::Nearest(Rounding::Floor | Rounding::Old), Coordinates::Asymmetric)
             | (Filter::Nearest(Rounding::PreferFloor | Rounding::PreferCeil), Coordinates::HalfPixel)
     );
-    if repeats && change.scale >= 1.0 && change.scale.fract() == 0.0 && change.size == times(&own, change.scale) {
+    if repeats
+        && change.scale >= 1.0
+        && change.scale.fract() == 0.0
+        && change.size == times(&own, change.scale)
+    {
         return repeat(b, x, dim, change.scale as usize);
     }
     let (from, to) = (known_size(&own)?, known_size(&change.size)?);
@@ -254,7 +265,8 @@ fn change_dim(b: &mut Builder, x: NodeId, method: &Method, change: &Change) -> B
     }
     let taps: Vec<Taps> = (0..to).map(|position| method.taps(change, position, from, to)).collect();
     let outside: Vec<f64> = taps.iter().map(|taps| f64::from(u8::from(taps.is_none()))).collect();
-    let taps: Vec<Vec<(usize, f64)>> = taps.into_iter().map(|taps| taps.unwrap_or_else(|| vec![(0, 1.0)])).collect();
+    let taps: Vec<Vec<(usize, f64)>> =
+        taps.into_iter().map(|taps| taps.unwrap_or_else(|| vec![(0, 1.0)])).collect();
     let single = taps.iter().all(|taps| matches!(taps[..], [(_, 1.0)]));
     let y = match single {
         true => choose(b, x, dim, &taps.iter().map(|taps| taps[0].0).collect::<Vec<usize>>())?,
@@ -414,7 +426,10 @@ fn resize(call: &mut Call) -> Results {
         if crop.len() != 2 * dims.len() {
             return problem(format!("a crop of {} numbers is given for {} dims", crop.len(), dims.len()));
         }
-        changes.iter_mut().enumerate().for_each(|(at, change)| change.crop = [crop[at], crop[at + dims.len()]]);
+        changes
+            .iter_mut()
+            .enumerate()
+            .for_each(|(at, change)| change.crop = [crop[at], crop[at + dims.len()]]);
     }
     apply(call, &method, changes)
 }
@@ -446,7 +461,8 @@ fn upsample(call: &mut Call) -> Results {
         9.. => call.floats(1),
         // The first op set has one for rows and one for columns.
         1 if rank == 4 && call.float_list("scales").is_none() => {
-            let [rows, columns] = ["height_scale", "width_scale"].map(|name| call.float(name).ok_or_else(missing));
+            let [rows, columns] =
+                ["height_scale", "width_scale"].map(|name| call.float(name).ok_or_else(missing));
             Ok(vec![1.0, 1.0, rows?, columns?])
         }
         _ => call.float_list("scales").ok_or_else(missing),

@@ -47,7 +47,8 @@ fn compress(call: &mut Call) -> Results {
 /// A row for each dim, a column for each element that is not 0. Of a scalar there are no rows, but a column still.
 fn non_zero(call: &mut Call) -> Results {
     let x = call.literal(0)?;
-    let found: Vec<usize> = x.scalars().enumerate().filter(|(_, value)| holds(*value)).map(|(at, _)| at).collect();
+    let found: Vec<usize> =
+        x.scalars().enumerate().filter(|(_, value)| holds(*value)).map(|(at, _)| at).collect();
     let mut rows = Vec::new();
     for dim in 0..x.shape().len() {
         let inner: usize = x.shape()[dim + 1..].iter().product();
@@ -108,7 +109,8 @@ fn unique(call: &mut Call) -> Results {
     result[dim] = runs.len();
     let values = (0..outer).flat_map(|block| {
         let (runs, elements) = (&runs, &elements);
-        runs.iter().flat_map(move |run| (0..inner).map(move |part| elements[place(run[0], block * inner + part)]))
+        runs.iter()
+            .flat_map(move |run| (0..inner).map(move |part| elements[place(run[0], block * inner + part)]))
     });
     let values = Literal::from_scalars(literal.dtype(), &result, values);
     let firsts = integers(&[runs.len()], runs.iter().map(|run| run[0]));
@@ -147,7 +149,8 @@ fn non_max_suppression(call: &mut Call) -> Results {
     let most_overlap = optional(call, 3)?.unwrap_or(0.0) as f32;
     let least_score = optional(call, 4)?;
     let center = call.flag("center_point_box", false);
-    let (&[batches, count, 4], &[score_batches, classes, score_count]) = (boxes.shape(), scores.shape()) else {
+    let (&[batches, count, 4], &[score_batches, classes, score_count]) = (boxes.shape(), scores.shape())
+    else {
         return problem("boxes have the shape [batches, boxes, 4] and scores [batches, classes, boxes]");
     };
     if (batches, count) != (score_batches, score_count) {

@@ -50,7 +50,11 @@ fn at(call: &mut Call) -> Results {
 fn insert(call: &mut Call) -> Results {
     let mut values = list(call, 0)?;
     let position = match call.has(2) {
-        true => normalize(call.number(2)?.to_i64(), values.len() + 1)?,
+        // A position counted from the end is that of an element, before which the value goes.
+        true => match call.number(2)?.to_i64() {
+            end if end == values.len() as i64 => values.len(),
+            position => normalize(position, values.len())?,
+        },
         false => values.len(),
     };
     values.insert(position, call.value(1)?.clone());

@@ -29,6 +29,9 @@ const CONSTANT_MAX: usize = 1 << 20;
 /// The most elements of a window or of a matrix of filters.
 const KNOWN_MAX: usize = 1 << 26;
 
+/// The longest signal that is transformed: the matrix grows with the square.
+const LENGTH_MAX: usize = 1 << 20;
+
 /// What a spectrum is taken of and how.
 #[derive(Clone, Copy)]
 struct Transform {
@@ -157,7 +160,9 @@ fn is_complex(b: &Builder, x: NodeId) -> Build<bool> {
     match b.shape(x).last().and_then(Dim::as_constant) {
         Some(1) => Ok(false),
         Some(2) => Ok(true),
-        Some(_) | None => problem("the last dim of a signal has its real part, or that and the imaginary one"),
+        Some(_) | None => {
+            problem("the last dim of a signal has its real part, or that and the imaginary one")
+        }
     }
 }
 
@@ -190,8 +195,8 @@ fn dft(call: &mut Call) -> Results {
             size => size,
         },
     };
-    if length == 0 {
-        return problem("a signal has an element at least");
+    if length == 0 || length > LENGTH_MAX {
+        return problem(format!("a signal of {length} elements is transformed"));
     }
     let b = &mut *call.b;
     let transform = Transform { length, inverse, onesided, complex: is_complex(b, x)? };
@@ -223,7 +228,7 @@ fn stft(call: &mut Call) -> Results {
         (false, None) => call.b.size(x, 1)?,
     };
     let fits = call.b.shape(x)[1].as_constant().is_none_or(|size| length as i64 <= size);
-    if length == 0 || !fits {
+    if length == 0 || length > LENGTH_MAX || !fits {
         return problem(format!("frames of {length} are taken of a signal {:?}", call.b.shape(x)));
     }
     let onesided = call.flag("onesided", true);

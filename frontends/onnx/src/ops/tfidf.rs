@@ -80,12 +80,15 @@ fn tf_idf_vectorizer(call: &mut Call) -> Results {
         [rows, _] => (rows, vec![rows, size]),
         _ => return problem("tokens are a list or a list for each row"),
     };
-    if weights.as_ref().is_some_and(|weights| weights.len() < size) || rows.saturating_mul(size) > COLUMNS_MAX {
+    if weights.as_ref().is_some_and(|weights| weights.len() < size) || rows.saturating_mul(size) > COLUMNS_MAX
+    {
         return problem(format!("the weights do not fit {rows} rows of {size} columns"));
     }
     let tokens: Vec<i64> = x.scalars().map(|token| token.to_i64()).collect();
     let mut counts = vec![0.0; rows * size];
-    for (tokens, counts) in tokens.chunks_exact((x.len() / rows.max(1)).max(1)).zip(counts.chunks_exact_mut(size)) {
+    for (tokens, counts) in
+        tokens.chunks_exact((x.len() / rows.max(1)).max(1)).zip(counts.chunks_exact_mut(size))
+    {
         grams.count(tokens, counts);
     }
     let weight = |at: usize| weights.as_ref().map_or(1.0, |weights| weights[at % size]);
