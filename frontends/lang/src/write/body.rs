@@ -2,6 +2,7 @@
 
 use super::form::{Form, View};
 use super::names::{Names, path, short};
+use super::nouns::{noun, reduced};
 use super::text::{COLUMNS, Text, number, shape, wrapped};
 use super::{WriteError, WrittenProgram};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +13,8 @@ use thalweg_tensor::{Graph, NodeId, Op, TensorType};
 /// Characters of a value that is written where it is used.
 const INLINE_MAX: usize = 60;
 
-/// Columns that a name and the words around it may take.
-const NAME_COLUMNS: usize = 24;
+/// Columns for the number at the end of a name.
+const SUFFIX_COLUMNS: usize = 3;
 
 /// Columns of a step of indentation.
 pub(super) const INDENT: usize = 4;
@@ -32,6 +33,8 @@ pub(super) struct Writer {
     pub(super) written: WrittenProgram,
     paths: BTreeSet<String>,
     held: BTreeMap<String, Held>,
+    /// The variables of constants kept with the weights.
+    stored: BTreeMap<Literal, String>,
     scope: String,
     /// Whether the last part of a scope names a single node.
     node_scopes: bool,
@@ -42,7 +45,7 @@ pub(super) struct Body<'g> {
     pub(super) view: View<'g>,
     forms: Vec<Option<Form>>,
     pub(super) uses: Vec<usize>,
-    readers: Vec<Option<NodeId>>,
+    readers: Vec<Vec<NodeId>>,
     values: Vec<Option<Text>>,
     /// Names of the results of ops that have several.
     pub(super) results: BTreeMap<(NodeId, usize), Text>,
@@ -61,6 +64,7 @@ impl Writer {
             written: WrittenProgram::default(),
             paths: BTreeSet::new(),
             held: BTreeMap::new(),
+            stored: BTreeMap::new(),
             scope: String::new(),
             node_scopes: has_node_scopes(graph),
         }
@@ -70,12 +74,19 @@ impl Writer {
         self.lines.extend(wrapped(text, indent));
     }
 
-    /// Chooses names for a parameter or state, which is declared where it is first read.
-    pub(super) fn hold(&mut self, leaf: &Leaf) -> Result<(), WriteError> {
+    /// Chooses names for a parameter or state that a node of `scope` reads. It is declared where it is first read.
+    pub(super) fn hold(&mut self, leaf: &Leaf, scope: &str) -> Result<(), WriteError> {
         if self.held.contains_key(&*leaf.name) {
             return Ok(());
         }
-        let path = path(&leaf.name, &mut self.paths);
+        let group = self.group(scope);
+        let path = match says_nothing(&leaf.name) && !group.is_empty() {
+            true => {
+                let role = if leaf.ty.rank() < 2 { "bias" } else { "weight" };
+                path(&format!("{group}.{role}"), &mut self.paths)
+            }
+            false => path(&leaf.name, &mut self.paths),
+        };
         let variable = self.names.unique(&short(&path.name));
         let first = match &leaf.init {
             Some(init) => initializer(init, &leaf.ty)?,
@@ -97,19 +108,26 @@ impl Writer {
     pub(super) fn declare(&mut self, name: &str, indent: usize) {
         let held = self.held.get_mut(name).expect("every leaf is held");
         if let Some(declaration) = held.declaration.take() {
-            self.line(indent, &declaration);
+            self.lines.push(format!("{}{declaration}", " ".repeat(indent)));
         }
     }
 
-    /// A constant kept with the weights: declares its state and gives its variable.
-    pub(super) fn stored(&mut self, value: &Literal) -> String {
-        let path = path("table", &mut self.paths);
+    /// A constant kept with the weights: declares its state and gives its variable. What is declared in a block is not
+    /// known outside of it.
+    pub(super) fn stored(&mut self, value: &Literal, wish: &str, indent: usize) -> String {
+        if let Some(variable) = self.stored.get(value) {
+            return variable.clone();
+        }
+        let path = path(wish, &mut self.paths);
         let variable = self.names.unique(&path.name);
         let ty = TensorType::new(value.dtype(), value.shape().iter().copied());
         let zero = number(Scalar::zero(ty.dtype), ty.dtype).expect("0 can be said").text;
         let declaration = declaration("state", &variable, &ty, &zero, &path);
-        self.line(INDENT, &declaration);
+        self.lines.push(format!("{}{declaration}", " ".repeat(indent)));
         self.written.constants.insert(path.name, value.clone());
+        if indent == INDENT {
+            self.stored.insert(value.clone(), variable.clone());
+        }
         variable
     }
 
@@ -166,6 +184,11 @@ fn initializer(init: &Initializer, ty: &TensorType) -> Result<String, WriteError
     }
 }
 
+/// Whether a name was given by an exporter that knew none.
+fn says_nothing(name: &str) -> bool {
+    name.starts_with("onnx::") || name.chars().all(|c| c.is_ascii_digit())
+}
+
 /// Whether scopes name single nodes, as they do in graphs from elsewhere: most end in a word such as `MatMul_12`, or there
 /// is one for every other node.
 fn has_node_scopes(graph: &Graph) -> bool {
@@ -196,7 +219,7 @@ impl<'g> Body<'g> {
             view: View::new(graph),
             forms: vec![None; count],
             uses: vec![0; count],
-            readers: vec![None; count],
+            readers: vec![Vec::new(); count],
             values: vec![None; count],
             results: BTreeMap::new(),
             indent,
@@ -222,7 +245,7 @@ impl<'g> Body<'g> {
             let form = if several { Form::Plain } else { body.view.form(id) };
             for read in form.reads(graph, id) {
                 body.uses[read.index()] += 1;
-                body.readers[read.index()] = Some(id);
+                body.readers[read.index()].push(id);
             }
             body.forms[id.index()] = Some(form);
         }
@@ -284,18 +307,14 @@ impl<'g> Body<'g> {
             Op::DynamicSlice(_) | Op::DynamicUpdate(_) | Op::Collective(_) => {}
         }
         let mut text = self.node_text(writer, id)?;
-        while self.indent + NAME_COLUMNS + text.text.chars().count() > COLUMNS
-            && self.bind_longest(writer, id)
-        {
+        let room = self.indent + "let  = ".len() + self.name_for(writer, id).len() + SUFFIX_COLUMNS;
+        while room + text.text.chars().count() > COLUMNS && self.bind_longest(writer, id) {
             text = self.node_text(writer, id)?;
         }
         let length = text.text.chars().count();
-        let simple = text.is_name() || (matches!(self.form(id), Form::Known(_)) && self.view.shape(id).is_empty());
-        let together = self.readers[id.index()].is_none_or(|reader| {
-            let group = |id: NodeId| writer.group(&self.view.graph.node(id).scope);
-            group(reader) == group(id)
-        });
-        let inline = self.uses[id.index()] == 1 && length <= INLINE_MAX && together;
+        let simple =
+            text.is_name() || (matches!(self.form(id), Form::Known(_)) && self.view.shape(id).is_empty());
+        let inline = self.uses[id.index()] == 1 && length <= INLINE_MAX && !self.leaves_scope(writer, id);
         self.set(id, text);
         if !simple && !inline {
             self.bind(writer, id);
@@ -357,10 +376,39 @@ impl<'g> Body<'g> {
         if let Some(wish) = self.wishes.get(&id) {
             return wish.clone();
         }
-        let node = self.view.graph.node(id);
-        match short(writer.group(&node.scope)) {
-            name if name.is_empty() => noun(&node.op).to_string(),
-            name => name,
+        let group = writer.group(&self.view.graph.node(id).scope);
+        let noun = self.noun(id);
+        let scope = short(group);
+        if scope.is_empty() {
+            return noun.unwrap_or("h").to_string();
+        }
+        // What leaves a scope is what the scope is for; within it, values are told apart by what they are.
+        match noun.filter(|_| !self.leaves_scope(writer, id)) {
+            Some(noun) => {
+                let last = group.rsplit('.').find(|part| part.chars().any(char::is_alphabetic));
+                format!("{}_{noun}", short(last.unwrap_or(group)))
+            }
+            None => scope,
+        }
+    }
+
+    /// Whether something of another scope reads a value.
+    fn leaves_scope(&self, writer: &Writer, id: NodeId) -> bool {
+        let group = |id: NodeId| writer.group(&self.view.graph.node(id).scope);
+        self.readers[id.index()].iter().any(|reader| group(*reader) != group(id))
+    }
+
+    /// A word for what a value is, if there is one.
+    fn noun(&self, id: NodeId) -> Option<&'static str> {
+        match self.forms[id.index()].as_ref() {
+            Some(Form::Library("softmax", _)) => Some("weights"),
+            Some(Form::Library(_, _)) => Some("active"),
+            Some(Form::Mean(_, _, _)) => Some("average"),
+            Some(Form::Keep(function, _, _)) => Some(reduced(*function)),
+            Some(Form::At(_)) => Some("part"),
+            Some(Form::Plain | Form::Known(_) | Form::Pointwise(_, _) | Form::Spread(_)) | None => {
+                noun(&self.view.graph.node(id).op)
+            }
         }
     }
 
@@ -410,27 +458,5 @@ impl<'g> Body<'g> {
             (variable, self.read(writer, update.node, update.node))
         };
         updates.into_iter().map(text).collect()
-    }
-}
-
-/// What a value is called for want of anything better.
-fn noun(op: &Op) -> &'static str {
-    match op {
-        Op::Contract(_) => "product",
-        Op::Convolve(_) => "features",
-        Op::Concat(_) => "joined",
-        Op::Gather(_) => "rows",
-        Op::Slice(_) | Op::DynamicSlice(_) => "part",
-        Op::Pad(_) => "padded",
-        Op::Iota(_) => "positions",
-        Op::Random(_) => "noise",
-        Op::ArgSort(_) => "order",
-        Op::Scan(_) | Op::While(_) => "looped",
-        Op::Branch(_) => "chosen",
-        Op::Constant(_) => "known",
-        Op::Reshape(_) | Op::Broadcast(_) | Op::Transpose(_) => "shaped",
-        Op::Leaf(_) | Op::Pointwise(_) | Op::Convert(_) | Op::Scatter(_) | Op::Reduce(_) => "h",
-        Op::Cumulative(_) | Op::Unfold(_) | Op::Fold(_) | Op::DynamicUpdate(_) => "h",
-        Op::Pick(_) | Op::Collective(_) => "h",
     }
 }

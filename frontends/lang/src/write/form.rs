@@ -145,24 +145,27 @@ impl<'g> View<'g> {
     pub(super) fn peel(&self, id: NodeId) -> NodeId {
         let Op::Broadcast(Broadcast { shape, dims }) = self.op(id) else { return id };
         let source = self.operand(id, 0);
-        if dims.iter().copied().eq(shape.len() - dims.len()..shape.len()) {
-            return source;
-        }
-        let Op::Reshape(_) = self.op(source) else { return id };
-        let whole = self.operand(source, 0);
-        let own = self.shape(whole);
-        let Some(offset) = shape.len().checked_sub(own.len()) else { return id };
-        let lines_up = dims.iter().all(|dim| *dim >= offset)
-            && own.iter().enumerate().all(|(at, size)| match dims.contains(&(offset + at)) {
-                true => *size == shape[offset + at],
-                false => *size == Dim::ONE && shape[offset + at] != Dim::ONE,
+        if let Op::Reshape(_) = self.op(source) {
+            let whole = self.operand(source, 0);
+            let own = self.shape(whole);
+            let lines_up = shape.len().checked_sub(own.len()).is_some_and(|offset| {
+                dims.iter().all(|dim| *dim >= offset)
+                    && own.iter().enumerate().all(|(at, size)| match dims.contains(&(offset + at)) {
+                        true => *size == shape[offset + at],
+                        false => *size == Dim::ONE && shape[offset + at] != Dim::ONE,
+                    })
             });
-        if lines_up { whole } else { id }
+            if lines_up {
+                return whole;
+            }
+        }
+        let leading = dims.iter().copied().eq(shape.len() - dims.len()..shape.len());
+        if leading { source } else { id }
     }
 
     /// How a node is written.
     pub(super) fn form(&self, id: NodeId) -> Form {
-        if let Some(known) = self.known(id).filter(|known| can_say(known)) {
+        if let Some(known) = self.known(id).filter(can_say) {
             return Form::Known(known);
         }
         if let Some(form) = patterns::library(self, id) {
@@ -221,7 +224,8 @@ impl<'g> View<'g> {
         rank == shape.len()
             && (1..=rank).all(|back| {
                 let wanted = &shape[rank - back];
-                let mut sizes = shapes.iter().filter(|own| own.len() >= back).map(|own| &own[own.len() - back]);
+                let mut sizes =
+                    shapes.iter().filter(|own| own.len() >= back).map(|own| &own[own.len() - back]);
                 sizes.any(|size| size == wanted)
             })
     }
@@ -273,10 +277,8 @@ impl<'g> View<'g> {
             op.ranges.iter().any(|range| range.dim == dim && range.size == Dim::ONE)
                 && self.shape(x)[dim] != Dim::ONE
         };
-        let kept: Vec<&Dim> = (0..self.shape(x).len())
-            .filter(|dim| !single(*dim))
-            .map(|dim| &self.shape(slice)[dim])
-            .collect();
+        let kept: Vec<&Dim> =
+            (0..self.shape(x).len()).filter(|dim| !single(*dim)).map(|dim| &self.shape(slice)[dim]).collect();
         let simple = op.ranges.iter().all(|range| range.stride == 1);
         let fits = simple && self.only_for(slice, id) && kept.len() < self.shape(x).len();
         (fits && shape.iter().eq(kept)).then_some(Form::At(slice))

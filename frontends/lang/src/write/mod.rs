@@ -8,6 +8,7 @@ mod body;
 mod control;
 mod form;
 mod names;
+mod nouns;
 mod ops;
 mod patterns;
 mod text;
@@ -16,9 +17,9 @@ use crate::syntax::format_source;
 use body::{Body, INDENT, Writer};
 use names::{Names, identifier};
 use std::collections::{BTreeMap, BTreeSet};
-use text::{COLUMNS, Text, list, shape, wrapped};
+use text::{COLUMNS, Text, list, shape};
 use thalweg_base::{Bindings, Dim, Literal, Symbol};
-use thalweg_tensor::ops::{Leaf, LeafKind};
+use thalweg_tensor::ops::LeafKind;
 use thalweg_tensor::{Graph, TensorType};
 
 /// A graph as a program.
@@ -104,22 +105,21 @@ pub fn write_program(graph: &Graph, name: &str) -> Result<WrittenProgram, WriteE
         let next = format!("{}_next", writer.variable(&update.name));
         body.wish(update.node, &next);
     }
-    let states: Vec<&Leaf> = graph.leaves(LeafKind::State).map(|(_, leaf)| leaf).collect();
-    for state in states {
-        writer.declare(&state.name, INDENT);
+    for update in &graph.updates {
+        writer.declare(&update.name, INDENT);
     }
     body.run(&mut writer)?;
-    for (_, leaf) in graph.leaves(LeafKind::Parameter) {
-        writer.declare(&leaf.name, INDENT);
+    for kind in [LeafKind::Parameter, LeafKind::State] {
+        graph.leaves(kind).for_each(|(_, leaf)| writer.declare(&leaf.name, INDENT));
     }
     let updates = body.updates(&mut writer);
     let results = body.outputs(&mut writer);
     let results = body.finish(&mut writer, updates, results);
     writer.line(INDENT, &outputs.value(&results));
 
-    let types: Vec<String> =
-        graph.outputs.iter().map(|output| type_text(graph.ty(output.node))).collect();
-    let mut lines = signature(&name, &params, &outputs.value(&types.iter().map(Text::whole).collect::<Vec<_>>()));
+    let types: Vec<String> = graph.outputs.iter().map(|output| type_text(graph.ty(output.node))).collect();
+    let mut lines =
+        signature(&name, &params, &outputs.value(&types.iter().map(Text::whole).collect::<Vec<_>>()));
     lines.append(&mut writer.lines);
     lines.push("}".into());
     let text = lines.join("\n") + "\n";
@@ -131,20 +131,18 @@ fn type_text(ty: &TensorType) -> String {
     format!("{}{}", ty.dtype, shape(&ty.shape))
 }
 
-/// `model Name(x: f32[3]) -> f32[3] {`, over several lines if it is long. The result's type is left out where it is.
+/// `model Name(x: f32[3]) -> f32[3] {`, over several lines if it is long. A type that is long by itself is left out.
 fn signature(name: &str, params: &[String], result: &str) -> Vec<String> {
-    let head = format!("model {name}({}) ", params.join(", "));
     let arrow = format!("-> {result} ");
-    match head.chars().count() + arrow.chars().count() < COLUMNS {
-        true => vec![format!("{head}{arrow}{{")],
-        false => {
-            let arrow = if arrow.chars().count() < COLUMNS { arrow } else { String::new() };
-            let mut lines = wrapped(head.trim_end(), 0);
-            let last = lines.last_mut().expect("a signature has a line");
-            last.push_str(&format!(" {arrow}{{"));
-            lines
-        }
+    let arrow = if arrow.chars().count() <= COLUMNS / 2 { arrow } else { String::new() };
+    let head = format!("model {name}({}) {arrow}{{", params.join(", "));
+    if head.chars().count() <= COLUMNS {
+        return vec![head];
     }
+    let mut lines = vec![format!("model {name}(")];
+    lines.extend(params.iter().map(|param| format!("    {param},")));
+    lines.push(format!(") {arrow}{{"));
+    lines
 }
 
 /// The graph with sizes under names that the language allows; each size must be found from an input or a state.
@@ -191,9 +189,11 @@ fn hold_leaves(graph: &Graph, writer: &mut Writer) -> Result<(), WriteError> {
             return Err(WriteError::ParameterUpdate(update.name.clone()));
         }
     }
+    let users = graph.users();
     for kind in [LeafKind::State, LeafKind::Parameter] {
-        for (_, leaf) in graph.leaves(kind) {
-            writer.hold(leaf)?;
+        for (id, leaf) in graph.leaves(kind) {
+            let scope = users[id.index()].first().map_or("", |user| &*graph.node(*user).scope);
+            writer.hold(leaf, scope)?;
         }
     }
     Ok(())
@@ -242,7 +242,11 @@ fn output_names(graph: &Graph, writer: &mut Writer) -> Outputs {
             Structure::One | Structure::List => name.to_string(),
             Structure::Record => {
                 let base = identifier(name);
-                let base = if crate::syntax::keywords().any(|word| word == base) { format!("{base}_") } else { base };
+                let base = if crate::syntax::keywords().any(|word| word == base) {
+                    format!("{base}_")
+                } else {
+                    base
+                };
                 let mut unique = base.clone();
                 let mut count = 1;
                 while !taken.insert(unique.clone()) {

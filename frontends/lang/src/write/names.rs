@@ -150,7 +150,11 @@ mod tests {
             let path = path(name, &mut taken);
             assert_eq!((path.name.as_str(), path.written.as_str()), (wanted, written));
         };
-        check("encoder/layer.0/attention/weight", "encoder.layer.0.attention.weight", "encoder.layer[0].attention.weight");
+        check(
+            "encoder/layer.0/attention/weight",
+            "encoder.layer.0.attention.weight",
+            "encoder.layer[0].attention.weight",
+        );
         check("onnx::MatMul_123", "onnx.MatMul_123", "onnx.MatMul_123");
         check("onnx/MatMul_123", "onnx.MatMul_123_2", "onnx.MatMul_123_2");
         check("0.for.1-a", "n0.for_.n1_a", "n0.for_.n1_a");

@@ -73,7 +73,7 @@ impl Body<'_> {
         };
         let rank = self.view.shape(id).len();
         match &node.op {
-            Op::Constant(Constant { value }) => Ok(self.constant(writer, value)),
+            Op::Constant(Constant { value }) => Ok(self.constant(writer, id, value)),
             Op::Iota(op) => {
                 let mut args = vec![size(&op.size).text];
                 args.extend((op.dtype != DType::I32).then(|| op.dtype.to_string()));
@@ -212,7 +212,7 @@ impl Body<'_> {
     }
 
     /// A constant that no number says.
-    fn constant(&mut self, writer: &mut Writer, value: &Literal) -> Text {
+    fn constant(&mut self, writer: &mut Writer, id: NodeId, value: &Literal) -> Text {
         let (dtype, sizes) = (value.dtype(), value.shape());
         let dims: Vec<Dim> = sizes.iter().map(|size| Dim::from(*size)).collect();
         if value.is_empty() {
@@ -222,7 +222,10 @@ impl Body<'_> {
             true => value.scalars().map(|scalar| number(scalar, dtype).map(|text| text.text)).collect(),
             false => None,
         };
-        let Some(mut level) = numbers else { return Text::whole(writer.stored(value)) };
+        let Some(mut level) = numbers else {
+            let wish = self.name_for(writer, id);
+            return Text::whole(writer.stored(value, &wish, self.indent));
+        };
         for size in sizes.iter().rev() {
             level = level.chunks(*size).map(list).collect();
         }
@@ -335,9 +338,7 @@ fn scalar_function(function: F, dtype: DType, args: &[Text]) -> Text {
         F::Mul => infix("*", PRODUCT),
         F::Div => infix("/", PRODUCT),
         F::Rem => infix("%", PRODUCT),
-        F::Pow => {
-            Text { text: format!("{} ** {}", args[0].at(WHOLE), args[1].at(WHOLE)), power: PREFIX + 1 }
-        }
+        F::Pow => Text { text: format!("{} ** {}", args[0].at(WHOLE), args[1].at(WHOLE)), power: PREFIX + 1 },
         F::Eq => infix("==", COMPARE),
         F::Ne => infix("!=", COMPARE),
         F::Lt => infix("<", COMPARE),

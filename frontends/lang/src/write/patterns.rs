@@ -4,13 +4,16 @@ use super::form::{Form, View};
 use thalweg_base::{PointwiseFn as F, ReduceFn};
 use thalweg_tensor::{NodeId, Op};
 
+/// Gives what the function is of, and adds the nodes within it.
+type Matcher = fn(&View, NodeId, &mut Vec<NodeId>) -> Option<NodeId>;
+
 /// What the node is as a function of the library.
 pub(super) fn library(view: &View, id: NodeId) -> Option<Form> {
     let dtype = view.dtype(id);
     if !dtype.is_float() || view.graph.node(id).types.len() != 1 {
         return None;
     }
-    let matchers: [(&'static str, fn(&View, NodeId, &mut Vec<NodeId>) -> Option<NodeId>); 7] = [
+    let matchers: [(&'static str, Matcher); 7] = [
         ("relu", relu),
         ("silu", silu),
         ("sigmoid", sigmoid),
@@ -109,13 +112,7 @@ fn gelu_tanh(view: &View, id: NodeId, inner: &mut Vec<NodeId>) -> Option<NodeId>
 }
 
 /// The reduction of `x` over its last dim, repeated over its shape.
-fn over_last(
-    view: &View,
-    id: NodeId,
-    function: ReduceFn,
-    x: NodeId,
-    inner: &mut Vec<NodeId>,
-) -> Option<()> {
+fn over_last(view: &View, id: NodeId, function: ReduceFn, x: NodeId, inner: &mut Vec<NodeId>) -> Option<()> {
     let (reduced, kept) = match view.op(id) {
         Op::Broadcast(_) => (view.peel(id), true),
         _ => return None,

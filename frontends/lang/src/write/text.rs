@@ -260,6 +260,9 @@ mod tests {
         check(f64::NEG_INFINITY, DType::F32, "-infinity");
         check(-0.0, DType::F32, "-0.0");
         assert!(number(Scalar::Int(u64::MAX.into()), DType::U64).is_none());
-        assert_eq!(number(Scalar::Int(i64::MIN.into()), DType::I64).unwrap().text, "-9223372036854775807 - 1");
+        assert_eq!(
+            number(Scalar::Int(i64::MIN.into()), DType::I64).unwrap().text,
+            "-9223372036854775807 - 1"
+        );
     }
 }

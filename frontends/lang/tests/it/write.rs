@@ -218,3 +218,215 @@ fn examples_are_written_and_read_back() {
     }
     assert!(evaluated >= 3, "{evaluated}");
 }
+
+/// A graph that has nothing in it that could be written as it is.
+fn awkward() -> Graph {
+    let ty = |dtype, shape: &[usize]| TensorType::new(dtype, shape.iter().copied());
+    let mut graph = Graph::new("");
+    let (n, m) = (Dim::symbol("max"), Dim::symbol("batch.size"));
+    let half = (&n + &Dim::ONE).floor_div(2);
+    let one = |dtype, dim: &Dim| TensorType { dtype, shape: vec![dim.clone(), Dim::from(3)] };
+    let x = graph.input("input.1", one(DType::F32, &n));
+    let double = graph.input("for", one(DType::F32, &(&n + &n)));
+    let quarter = graph.input("3", one(DType::F32, &half));
+    graph.input("sum", TensorType { dtype: DType::F32, shape: vec![m.clone()] });
+    graph.current_scope = "encoder.layer.0.attention.MatMul_7".into();
+    let init = || Initializer::Constant(Scalar::Float(-0.5));
+    let w = graph.parameter("encoder/layer.0/attention/weight", ty(DType::F32, &[3, 3]), init());
+    let anonymous = graph.parameter("onnx::MatMul_123", ty(DType::F32, &[3, 3]), init());
+    let y = graph.contract("ab,bc->ac", x, w);
+    let y = graph.contract("cb,ab->ac", anonymous, y);
+    graph.current_scope = "encoder.layer.0.attention.Add 8".into();
+    let bias = graph.parameter("encoder.layer.0.attention.bias", ty(DType::F32, &[3]), init());
+    let wide = graph.broadcast(bias, &[n.clone(), Dim::from(3)], &[1]);
+    let y = graph.pointwise(PointwiseFn::Add, &[y, wide]);
+    let rest =
+        graph.slice(double, vec![SliceRange { dim: 0, start: half.clone(), size: n.clone(), stride: 1 }]);
+    let y = graph.pointwise(PointwiseFn::Mul, &[y, rest]);
+    let table: Vec<f32> = (0..60).map(|at| at as f32 * 0.37 - 4.0).collect();
+    let table = graph.constant(Literal::from_f32(&[20, 3], &table));
+    let rows = graph.reduce(ReduceFn::Max, table, &[0]);
+    let rows = graph.broadcast(rows, &[n.clone(), Dim::from(3)], &[1]);
+    let y = graph.pointwise(PointwiseFn::Sub, &[y, rows]);
+    let few = Literal::from_scalars(DType::I8, &[1, 3], [-128, 0, 127].map(Scalar::Int));
+    let few = graph.constant(few);
+    let few = graph.convert(few, DType::F32);
+    let all = graph.concat(&[y, few, quarter], 0);
+    graph.output("output.result", all);
+    // Numbers that no literal says, as values and as what padding holds.
+    let large = graph.constant(Literal::from_scalars(
+        DType::U64,
+        &[2],
+        [u64::MAX, 1 << 63].map(|v| Scalar::Int(v.into())),
+    ));
+    graph.output("in", large);
+    let least =
+        graph.constant(Literal::from_scalars(DType::I64, &[2], [i64::MIN, 5].map(|v| Scalar::Int(v.into()))));
+    graph.output("output result", least);
+    // States that take each other's values, and one that is only read.
+    let (a, b) = (
+        graph.state("state.a", ty(DType::I32, &[2]), Initializer::Constant(Scalar::Int(1))),
+        graph.state("state.b", ty(DType::I32, &[2]), Initializer::Constant(Scalar::Int(-2))),
+    );
+    let integers = graph.state("indices", ty(DType::I64, &[4]), Initializer::Constant(Scalar::Int(3)));
+    let sum = graph.pointwise(PointwiseFn::Add, &[a, b]);
+    graph.update("state.a", b);
+    graph.update("state.b", sum);
+    graph.output("before", a);
+    graph.output("indices", integers);
+    // A value that is nowhere near 0 in a dtype of few bits, and what is no number.
+    let short = graph.full(&ty(DType::BF16, &[2]), Scalar::Float(1.0 / 3.0));
+    graph.output("short", short);
+    let least = graph.pad(
+        y,
+        vec![PadDim { dim: 1, low: 1.into(), high: half, interior: 2 }],
+        Scalar::Float(f64::NEG_INFINITY),
+    );
+    graph.output("least", least);
+    let mask = (0..20).map(|at| Scalar::Int(i128::from(at % 3 == 0)));
+    let mask = graph.constant(Literal::from_scalars(DType::Bool, &[20], mask));
+    graph.output("mask", mask);
+    graph
+}
+
+#[test]
+fn awkward_names_numbers_and_sizes() {
+    let written = check(&awkward());
+    insta::assert_snapshot!("written_awkward", written.text);
+    assert_eq!(written.names["encoder/layer.0/attention/weight"], "encoder.layer.0.attention.weight");
+    assert_eq!(written.names["onnx::MatMul_123"], "encoder.layer.0.attention.weight_2");
+    assert_eq!(written.constants.len(), 3);
+    assert!(written.inputs["for"] != "for" && written.outputs["in"] != "in");
+}
+
+/// Loops in loops, with captured values, histories, swapped carries, and results that nothing reads.
+#[test]
+fn loops_and_branches_are_nested() {
+    let vector = TensorType::new(DType::F32, [3]);
+    let flag = TensorType::scalar(DType::Bool);
+    let mut side = Graph::new("then");
+    let (p, q) = (side.input("p", vector.clone()), side.input("q", vector.clone()));
+    let r = side.pointwise(PointwiseFn::Mul, &[p, q]);
+    let s = side.pointwise(PointwiseFn::Add, &[r, p]);
+    side.output("r", r);
+    side.output("s", s);
+    let mut other = Graph::new("otherwise");
+    let (p, q) = (other.input("p", vector.clone()), other.input("q", vector.clone()));
+    other.output("q", q);
+    other.output("p", p);
+    let branch = Branch { then: side.into(), otherwise: other.into() };
+
+    let mut body = Graph::new("body");
+    let (a, b) = (body.input("carry.a", vector.clone()), body.input("carry.b", vector.clone()));
+    let x = body.input("step.x", vector.clone());
+    let (w, on) = (body.input("captured.0", vector.clone()), body.input("captured.1", flag.clone()));
+    let node = body.add(branch, &[on, x, w]);
+    let picks = body.picks(node);
+    let next = body.pointwise(PointwiseFn::Add, &[a, picks[0]]);
+    let table: Vec<f32> = (0..18).map(|at| at as f32).collect();
+    let table = body.constant(Literal::from_f32(&[6, 3], &table));
+    let largest = body.reduce(ReduceFn::Max, table, &[0]);
+    let yielded = body.pointwise(PointwiseFn::Sub, &[picks[1], largest]);
+    // The carries trade places.
+    body.output("a", b);
+    body.output("b", next);
+    body.output("y", yielded);
+    body.output("unread", x);
+    let scan = Scan {
+        body: body.into(),
+        length: 4.into(),
+        carries: 2,
+        sequences: 1,
+        reverse: true,
+        histories: true,
+    };
+
+    let mut condition = Graph::new("condition");
+    let (v, limit) = (condition.input("v", vector.clone()), condition.input("limit", vector.clone()));
+    condition.input("count", TensorType::scalar(DType::I32));
+    let square = condition.pointwise(PointwiseFn::Mul, &[v, v]);
+    let sums = [ReduceFn::Sum, ReduceFn::Max].map(|function| condition.reduce(function, square, &[0]));
+    let both = condition.pointwise(PointwiseFn::Add, &sums);
+    let bound = condition.reduce(ReduceFn::Max, limit, &[0]);
+    let holds = condition.pointwise(PointwiseFn::Lt, &[both, bound]);
+    condition.output("holds", holds);
+    let mut turn = Graph::new("turn");
+    let (v, limit) = (turn.input("v", vector.clone()), turn.input("limit", vector.clone()));
+    let count = turn.input("count", TensorType::scalar(DType::I32));
+    let double = turn.pointwise(PointwiseFn::Add, &[v, v]);
+    let one = turn.scalar(DType::F32, Scalar::Float(0.5));
+    let one = turn.broadcast(one, &[3.into()], &[]);
+    let double = turn.pointwise(PointwiseFn::Add, &[double, one]);
+    let _ = count;
+    turn.output("v", double);
+    turn.output("limit", limit);
+    let repeat = While { condition: condition.into(), body: turn.into(), carries: 2 };
+
+    let mut graph = Graph::new("nested");
+    let start = graph.input("x", vector.clone());
+    let rows = graph.input("rows", TensorType::new(DType::F32, [4, 3]));
+    let on = graph.input("on", flag);
+    let w = graph.parameter("w", vector.clone(), Initializer::Constant(Scalar::Float(1.0)));
+    let zero = graph.full(&vector, Scalar::Float(0.0));
+    let curve = graph.pointwise(PointwiseFn::Tanh, &[w]);
+    let node = graph.add(scan, &[start, zero, rows, curve, on]);
+    let picks = graph.picks(node);
+    assert_eq!(picks.len(), 6);
+    let limit = graph.full(&vector, Scalar::Float(50.0));
+    let count = graph.scalar(DType::I32, Scalar::Int(2));
+    let size = graph.pointwise(PointwiseFn::Abs, &[picks[0]]);
+    let node = graph.add(repeat, &[size, limit, count]);
+    let last = graph.picks(node);
+    for (name, node) in [("b", picks[1]), ("y", picks[2]), ("before", picks[5]), ("v", last[0])] {
+        graph.output(name, node);
+    }
+    let written = check(&graph);
+    insta::assert_snapshot!("written_loops", written.text);
+}
+
+/// The library's functions are found where they are, and only there.
+#[test]
+fn functions_of_the_library_are_found_again() {
+    let of = |body: &str| {
+        let text = format!("use nn\nmodel M(x: f32[b, 8]) -> f32[b, 8] {{\n{body}\n}}\n");
+        let (program, errors) = Program::parse("net.tw", &text);
+        assert!(errors.is_empty());
+        let model = program.elaborate_model("M", &Settings::new()).unwrap();
+        let written = check(&model.graph);
+        written.text.lines().nth(1).unwrap().trim().to_string()
+    };
+    for function in ["relu", "sigmoid", "silu", "gelu", "gelu_tanh", "softmax", "log_softmax"] {
+        assert_eq!(of(&format!("{function}(x)")), format!("{function}(x)"));
+    }
+    for expr in [
+        "mean(x, over: 1, keep: true) * x",
+        "max(x, over: 0, keep: true) + x",
+        "x[.., 2..] @ ones([6, 8])",
+        "x - (x - 1) - -x ** 2",
+        "select(x > 0 && !(x > 1), x, -infinity)",
+        "minimum(-(x * x), 0.1)",
+        "x * (1 + erf(x * 0.5)) * 0.5",
+        "x * b",
+    ] {
+        assert_eq!(of(expr), expr);
+    }
+    assert_eq!(of("maximum(x, -0.0)"), "maximum(x, -0.0)");
+}
+
+#[test]
+fn what_is_no_program_is_said() {
+    let vector = TensorType::new(DType::F32, [2]);
+    let mut graph = Graph::new("update");
+    let w = graph.parameter("w", vector.clone(), Initializer::Constant(Scalar::Float(0.0)));
+    graph.update("w", w);
+    assert_eq!(write_program(&graph, "M").unwrap_err(), WriteError::ParameterUpdate("w".into()));
+    let mut graph = Graph::new("size");
+    let n = graph.add(Iota { dtype: DType::I32, size: Dim::symbol("n") }, &[]);
+    graph.output("output", n);
+    assert_eq!(write_program(&graph, "M").unwrap_err(), WriteError::UnknownSize("n".into()));
+    let mut graph = Graph::new("open");
+    let open = TensorType { dtype: DType::F32, shape: vec![Dim::symbol("n")] };
+    graph.input("x", open.clone());
+    graph.parameter("w", open, Initializer::Constant(Scalar::Float(0.0)));
+    assert_eq!(write_program(&graph, "M").unwrap_err(), WriteError::OpenParameter("w".into()));
+}
