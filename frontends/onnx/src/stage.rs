@@ -19,11 +19,13 @@ pub(crate) fn cut(import: &mut Import, needed: NodeId) -> Stage {
     forget_unused(&mut import.frames);
     let mut live = vec![needed];
     let mut seen = BTreeSet::from([needed]);
+    let mut known = false;
     let mut collect = |tensor: &mut Tensor| {
-        if let Content::Node { level: 0, id } = tensor.content
-            && seen.insert(id)
-        {
-            live.push(id);
+        if let Content::Node { level: 0, id } = tensor.content {
+            known |= id == needed;
+            if seen.insert(id) {
+                live.push(id);
+            }
         }
     };
     for frame in &mut import.frames {
@@ -32,6 +34,8 @@ pub(crate) fn cut(import: &mut Import, needed: NodeId) -> Stage {
             state.values_mut().for_each(|value| value.tensors_mut(&mut collect));
         }
     }
+    // What no name stands for would be built, and asked for, again and again.
+    assert!(known, "a lowering asks for the value of a node that it has built itself");
     let mut graph = import.builder.take_graph();
     // Inputs and what earlier stages gave are at hand in the next stage too.
     let mut places = BTreeMap::new();

@@ -3,6 +3,7 @@
 mod activation;
 mod attention;
 mod cast;
+mod contrib;
 mod conv;
 mod elementwise;
 mod grid;
@@ -61,6 +62,8 @@ const FAMILIES: &[Family] = &[
     standard(attention::OPS),
     Family { domain: "ai.onnx.preview", folds: true, rows: attention::PREVIEW },
     standard(cast::OPS),
+    Family { domain: "com.microsoft", folds: true, rows: contrib::OPS },
+    standard(contrib::STANDARD),
     standard(conv::OPS),
     standard(elementwise::OPS),
     standard(grid::OPS),

@@ -22,8 +22,8 @@ pub fn lower(call: &Call) -> Build<Option<Value>> {
     Ok(match (call.node.op_type.as_str(), first) {
         ("Identity", Some(x)) => Some(sizes(x, rank(0))),
         ("Cast", Some(x)) => {
-            let integer = matches!(call.dtype_or("to", DType::I64), Ok(DType::I64 | DType::I32));
-            integer.then(|| sizes(x, rank(0)))
+            let same = matches!(call.dtype_or("to", DType::I64), Ok(DType::I64));
+            same.then(|| sizes(x, rank(0)))
         }
         ("Unsqueeze", Some(x)) if rank(0) == 0 => Some(sizes(x, 1)),
         ("Squeeze", Some(x)) if x.len() == 1 => Some(sizes(x, 0)),
@@ -72,7 +72,7 @@ pub fn lower(call: &Call) -> Build<Option<Value>> {
 /// An operand as sizes: one of i64 that is known, or known up to symbols.
 fn of(call: &Call, index: usize) -> Option<Vec<Dim>> {
     let tensor: Tensor = call.tensor(index).ok()?;
-    if tensor.rank() > 1 || !matches!(tensor.ty.dtype, DType::I64 | DType::I32) {
+    if tensor.rank() > 1 || tensor.ty.dtype != DType::I64 {
         return None;
     }
     match &tensor.content {
