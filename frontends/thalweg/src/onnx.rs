@@ -45,7 +45,8 @@ impl OnnxModel {
         &self.model
     }
 
-    /// Whether all of it can be imported, as far as that can be told without a call.
+    /// Whether all of it can be imported, as far as that can be told without a call. With open sizes, only what is wrong for any
+    /// sizes is told.
     pub fn check(&self, settings: &Settings) -> Result<()> {
         self.walk(settings).map(drop)
     }
@@ -54,6 +55,7 @@ impl OnnxModel {
     pub fn import(&self, settings: &Settings) -> Result<Imported> {
         match self.walk(settings)? {
             Walked::Whole(imported) => Ok(*imported),
+            Walked::NeedsSizes(error) => Err(self.error(error)),
             Walked::NeedsInput(name) => {
                 let message = format!("shapes depend on the values of the input `{name}`, so the model is a graph only for a call");
                 Err(self.problem(Problem::new(message).help("`thalweg run` and `thalweg bench` take it with --input")))
@@ -91,7 +93,7 @@ impl OnnxModel {
                 let signature = Signature { inputs, outputs: outputs.flatten().collect(), ..graph };
                 Ok(Described { signature, weights: imported.weights })
             }
-            Walked::NeedsInput(_) | Walked::NeedsRun => {
+            Walked::NeedsSizes(_) | Walked::NeedsInput(_) | Walked::NeedsRun => {
                 let outputs = self.model.outputs().into_iter();
                 let outputs = outputs.filter_map(|info| Some(TensorInfo { name: info.name, ty: info.ty? })).collect();
                 let weights = self.model.weights().map_err(|problem| self.problem(problem))?;
@@ -117,11 +119,21 @@ impl OnnxModel {
     fn walk(&self, settings: &Settings) -> Result<Walked> {
         let options = ImportOptions { sizes: self.sizes(settings)?, ..ImportOptions::default() };
         let mut import = Import::new(&self.model, &options).map_err(|error| self.error(error))?;
-        Ok(match import.advance().map_err(|error| self.error(error))? {
-            Step::Done(imported) => Walked::Whole(Box::new(imported)),
-            Step::Input(name) => Walked::NeedsInput(name),
-            Step::Stage(_) => Walked::NeedsRun,
-        })
+        match import.advance() {
+            Ok(Step::Done(imported)) => Ok(Walked::Whole(Box::new(imported))),
+            Ok(Step::Input(name)) => Ok(Walked::NeedsInput(name)),
+            Ok(Step::Stage(_)) => Ok(Walked::NeedsRun),
+            // What is wrong with symbols may be right for the sizes of a call.
+            Err(error) if self.has_open_sizes(&options.sizes)? => Ok(Walked::NeedsSizes(error)),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
+    /// Whether inputs have sizes that are not bound.
+    fn has_open_sizes(&self, sizes: &Bindings) -> Result<bool> {
+        let infos = self.model.inputs().map_err(|problems| self.error(ImportError::Model(problems)))?;
+        let mut dims = infos.iter().filter_map(|info| info.ty.as_ref()).flat_map(|ty| &ty.shape);
+        Ok(dims.any(|dim| dim.substitute(sizes).as_constant().is_none()))
     }
 
     /// Settings as sizes of the model's symbols.
@@ -154,6 +166,8 @@ impl OnnxModel {
 /// How far a model can be imported without a call.
 enum Walked {
     Whole(Box<Imported>),
+    /// Only for known sizes: what is wrong with open ones.
+    NeedsSizes(ImportError),
     NeedsInput(String),
     NeedsRun,
 }

@@ -225,8 +225,8 @@ fn slice_range(size: &Dim, start: &Dim, end: &Dim, step: i64) -> Build<(Dim, Dim
         Some(value) if value < 0 => size + position,
         Some(_) | None => position.clone(),
     };
-    // An end beyond any size is the dim's own.
-    let whole = end.as_constant().is_some_and(|end| end >= i32::MAX as i64);
+    // An end far beyond any size is the dim's own.
+    let whole = end.as_constant().is_some_and(|end| end >= 1 << 24);
     match step {
         1 => {
             let first = from_start(start);
