@@ -32,7 +32,8 @@ impl Model {
             match info(input) {
                 Ok(info) => infos.push(info),
                 Err(problem) => {
-                    let problem = Problem { message: format!("the input `{}`: {problem}", input.name), ..problem };
+                    let problem =
+                        Problem { message: format!("the input `{}`: {problem}", input.name), ..problem };
                     problems.push(NodeProblem::of_model(problem));
                 }
             }

@@ -25,8 +25,8 @@ mod stage;
 mod value;
 
 pub use element::Narrow;
-pub use export::{ExportError, encode, export};
 pub use error::{ImportError, NodeProblem, Problem};
+pub use export::{ExportError, encode, export};
 pub use file::{Files, Model};
 pub use import::{Import, ImportOptions, Imported, OutputValue, Stage, Step};
 pub use inputs::InputInfo;

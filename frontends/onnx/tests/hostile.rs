@@ -4,8 +4,9 @@ use proptest::prelude::*;
 use prost::Message;
 use thalweg_onnx::proto::attribute_proto::AttributeType;
 use thalweg_onnx::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto,
+    type_proto,
 };
 use thalweg_onnx::{Import, ImportOptions, Model};
 
@@ -34,7 +35,12 @@ fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<AttributePr
 }
 
 fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: AttributeType::Ints as i32, ints: values.to_vec(), ..Default::default() }
+    AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::Ints as i32,
+        ints: values.to_vec(),
+        ..Default::default()
+    }
 }
 
 fn int(name: &str, value: i64) -> AttributeProto {
@@ -42,7 +48,12 @@ fn int(name: &str, value: i64) -> AttributeProto {
 }
 
 fn body(name: &str, graph: GraphProto) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: AttributeType::Graph as i32, g: Some(graph), ..Default::default() }
+    AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::Graph as i32,
+        g: Some(graph),
+        ..Default::default()
+    }
 }
 
 fn stored(name: &str, values: &[i64]) -> TensorProto {
@@ -205,7 +216,11 @@ fn all_that_cannot_be_taken_is_told_at_once() {
     let graph = GraphProto {
         node: vec![
             node("Frobnicate", &["x"], &["a"], vec![]),
-            NodeProto { domain: "com.example".into(), name: "second".into(), ..node("Twist", &["x"], &["b"], vec![]) },
+            NodeProto {
+                domain: "com.example".into(),
+                name: "second".into(),
+                ..node("Twist", &["x"], &["b"], vec![])
+            },
         ],
         input: vec![value("x", FLOAT, &[1])],
         output: vec![value("a", FLOAT, &[1]), value("b", FLOAT, &[1])],

@@ -110,11 +110,17 @@ impl Writer {
         let (turn, held) = (self.fresh("while.turn"), self.fresh("while.held"));
         graph.input.splice(
             0..0,
-            [value_info(&turn, &TensorType::scalar(DType::I64)), value_info(&held, &TensorType::scalar(DType::Bool))],
+            [
+                value_info(&turn, &TensorType::scalar(DType::I64)),
+                value_info(&held, &TensorType::scalar(DType::Bool)),
+            ],
         );
         let outputs: Vec<String> = (0..op.carries).map(|_| self.fresh("while")).collect();
         let limit = self.number(DType::I64, Scalar::Int(i64::MAX.into()));
-        let all: Vec<&str> = [limit.as_str(), first.as_str()].into_iter().chain(inputs[..op.carries].iter().copied()).collect();
+        let all: Vec<&str> = [limit.as_str(), first.as_str()]
+            .into_iter()
+            .chain(inputs[..op.carries].iter().copied())
+            .collect();
         self.push("Loop", &all, &outputs, &[("body", Attribute::Graph(graph))]);
         Ok(outputs)
     }
@@ -135,9 +141,11 @@ impl Writer {
     pub(super) fn branch(&mut self, op: &Branch, inputs: &[&str]) -> Write<Vec<String>> {
         let mut sides = Vec::new();
         for (name, graph) in [("then_branch", &op.then), ("else_branch", &op.otherwise)] {
-            let types: Vec<TensorType> = graph.outputs.iter().map(|output| graph.ty(output.node).clone()).collect();
-            let side =
-                self.body_graph(graph, name, 0, &inputs[1..], |_, _, results| results.into_iter().zip(types).collect())?;
+            let types: Vec<TensorType> =
+                graph.outputs.iter().map(|output| graph.ty(output.node).clone()).collect();
+            let side = self.body_graph(graph, name, 0, &inputs[1..], |_, _, results| {
+                results.into_iter().zip(types).collect()
+            })?;
             sides.push((name, Attribute::Graph(side)));
         }
         let outputs: Vec<String> = op.then.outputs.iter().map(|_| self.fresh("branch")).collect();

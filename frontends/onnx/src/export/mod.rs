@@ -13,7 +13,8 @@ mod writer;
 use crate::element::number;
 use crate::proto::tensor_shape_proto::{Dimension, dimension};
 use crate::proto::{
-    GraphProto, ModelProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+    GraphProto, ModelProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    type_proto,
 };
 use prost::Message;
 use std::collections::BTreeMap;
@@ -63,7 +64,8 @@ pub fn export(graph: &Graph, weights: &BTreeMap<String, Literal>) -> Result<Mode
     }
     for kind in [LeafKind::Parameter, LeafKind::State] {
         for (id, leaf) in graph.leaves(kind) {
-            let value = weights.get(&*leaf.name).ok_or_else(|| ExportError::Missing(leaf.name.to_string()))?;
+            let value =
+                weights.get(&*leaf.name).ok_or_else(|| ExportError::Missing(leaf.name.to_string()))?;
             let name = writer.leaf(id, &leaf.name);
             writer.initializers.push(tensor(&name, value));
         }

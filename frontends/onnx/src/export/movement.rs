@@ -4,7 +4,8 @@ use super::writer::{Attribute, Write, Writer};
 use thalweg_base::{DType, Dim, Scalar};
 use thalweg_tensor::TensorType;
 use thalweg_tensor::ops::{
-    Broadcast, DynamicSlice, DynamicUpdate, Fold, Gather, Iota, Pad, PadDim, Scatter, Slice, SliceRange, Unfold,
+    Broadcast, DynamicSlice, DynamicUpdate, Fold, Gather, Iota, Pad, PadDim, Scatter, Slice, SliceRange,
+    Unfold,
 };
 
 impl Writer {
@@ -29,7 +30,11 @@ impl Writer {
                 let last = &range.start + &(&Dim::constant(range.stride) * &(&range.size - &Dim::ONE));
                 let behind = &last + &Dim::constant(range.stride.signum());
                 // A negative end counts from the dim's own; one below all does not.
-                if behind.as_constant().is_some_and(|end| end < 0) { Dim::constant(i64::MIN / 2) } else { behind }
+                if behind.as_constant().is_some_and(|end| end < 0) {
+                    Dim::constant(i64::MIN / 2)
+                } else {
+                    behind
+                }
             }
         };
         let symbolic_reverse = |range: &SliceRange| range.stride < 0 && range.start.as_constant().is_none();
@@ -106,7 +111,11 @@ impl Writer {
         let (x, indices) = (&types[0], &types[1]);
         let chosen = self.clamped(inputs[1], &x.shape[op.dim])?;
         if op.batch == 0 {
-            return Ok(self.add_with("Gather", &[inputs[0], &chosen], &[("axis", Attribute::Int(op.dim as i64))]));
+            return Ok(self.add_with(
+                "Gather",
+                &[inputs[0], &chosen],
+                &[("axis", Attribute::Int(op.dim as i64))],
+            ));
         }
         // The dim goes behind the shared ones, then an index is a tuple of one.
         let rank = x.rank();
@@ -121,7 +130,8 @@ impl Writer {
         // Now `[b, q, p, s]`; the result is `[b, p, q, s]`.
         let (q, p) = (indices.rank() - op.batch, before.len());
         let b = op.batch;
-        let perm: Vec<usize> = (0..b).chain(b + q..b + q + p).chain(b..b + q).chain(b + q + p..rank - 1 + q).collect();
+        let perm: Vec<usize> =
+            (0..b).chain(b + q..b + q + p).chain(b..b + q).chain(b + q + p..rank - 1 + q).collect();
         Ok(self.transpose(&gathered, &perm))
     }
 
@@ -155,7 +165,8 @@ impl Writer {
         let tuples = self.add_with("Concat", &names, &[("axis", Attribute::Int(-1))]);
         // Updates `[b, p, q, s]` as `[b, q, p, s]`, into zeros `[b, n + 1, p, s]`.
         let rank = updates.rank();
-        let perm: Vec<usize> = (0..b).chain(b + p..b + p + q).chain(b..b + p).chain(b + p + q..rank).collect();
+        let perm: Vec<usize> =
+            (0..b).chain(b + p..b + p + q).chain(b..b + p).chain(b + p + q..rank).collect();
         let moved = self.transpose(inputs[1], &perm);
         let rest = updates.shape[b..b + p].iter().chain(&updates.shape[b + p + q..]);
         let wider = &op.size + &Dim::ONE;
@@ -221,7 +232,8 @@ impl Writer {
             let mut sum: Option<String> = None;
             for k in 0..window.size {
                 let position = self.number(DType::I64, Scalar::Int(k as i128));
-                let part = self.add_with("Gather", &[&x, &position], &[("axis", Attribute::Int(last as i64))]);
+                let part =
+                    self.add_with("Gather", &[&x, &position], &[("axis", Attribute::Int(last as i64))]);
                 let low = Dim::from(k * window.dilation);
                 let high = &(&padded - &low) - &(&spread + &Dim::ONE);
                 let dims = vec![PadDim { dim: window.dim, low, high, interior: window.stride - 1 }];

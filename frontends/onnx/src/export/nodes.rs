@@ -7,7 +7,13 @@ use thalweg_tensor::{ReduceFn, TensorType};
 
 impl Writer {
     /// A scalar function. Where the format has it for fewer types, the operands go through another type.
-    pub(super) fn pointwise(&mut self, function: F, inputs: &[&str], operand: DType, result: DType) -> String {
+    pub(super) fn pointwise(
+        &mut self,
+        function: F,
+        inputs: &[&str],
+        operand: DType,
+        result: DType,
+    ) -> String {
         let bool = operand == DType::Bool;
         match function {
             F::Neg => self.add("Neg", inputs),
@@ -128,7 +134,11 @@ impl Writer {
     pub(super) fn cumulative(&mut self, op: &Cumulative, x: &str, ty: &TensorType) -> Write<String> {
         if op.function == ReduceFn::Sum {
             let axis = self.number(DType::I64, Scalar::Int(op.dim as i128));
-            return Ok(self.add_with("CumSum", &[x, &axis], &[("reverse", Attribute::Int(op.reverse as i64))]));
+            return Ok(self.add_with(
+                "CumSum",
+                &[x, &axis],
+                &[("reverse", Attribute::Int(op.reverse as i64))],
+            ));
         }
         let positions = self.positions(&ty.shape[op.dim])?;
         let behind = ty.rank() - op.dim - 1;
@@ -149,7 +159,9 @@ impl Writer {
     /// A plain product of matrices where it is one, else Einstein's notation.
     pub(super) fn contract(&mut self, op: &Contract, inputs: &[&str], types: &[TensorType]) -> String {
         let product = |lhs: &str, rhs: &str, out: &str| -> bool {
-            let (Some(k), Some(n)) = (rhs.chars().rev().nth(1), rhs.chars().next_back()) else { return false };
+            let (Some(k), Some(n)) = (rhs.chars().rev().nth(1), rhs.chars().next_back()) else {
+                return false;
+            };
             let Some(head) = lhs.strip_suffix(k) else { return false };
             let Some(m) = head.chars().next_back() else { return false };
             let batch = &rhs[..rhs.len() - 2];
@@ -188,11 +200,16 @@ impl Writer {
                 let (weights, y) = (&types[0], &types[1]);
                 let mut extra = Vec::new();
                 for (at, size) in op.sizes.iter().enumerate() {
-                    let sizes = (size.as_constant(), weights.shape[at + 2].as_constant(), y.shape[at + 2].as_constant());
+                    let sizes = (
+                        size.as_constant(),
+                        weights.shape[at + 2].as_constant(),
+                        y.shape[at + 2].as_constant(),
+                    );
                     let (Some(size), Some(kernel), Some(windows)) = sizes else {
                         return self.unable(format!("the sizes of {result} must be known"));
                     };
-                    let reach = (windows - 1) * op.stride[at] as i64 + (kernel - 1) * op.dilation[at] as i64 + 1;
+                    let reach =
+                        (windows - 1) * op.stride[at] as i64 + (kernel - 1) * op.dilation[at] as i64 + 1;
                     extra.push(size + (op.pad_low[at] + op.pad_high[at]) as i64 - reach);
                 }
                 attributes.push(("pads", list(&[&op.pad_low[..], &op.pad_high].concat())));
@@ -210,7 +227,8 @@ impl Writer {
             let mut parts = Vec::new();
             for input in inputs {
                 let names: Vec<String> = (0..op.groups).map(|_| self.fresh("group")).collect();
-                let attributes = [("axis", Attribute::Int(1)), ("num_outputs", Attribute::Int(op.groups as i64))];
+                let attributes =
+                    [("axis", Attribute::Int(1)), ("num_outputs", Attribute::Int(op.groups as i64))];
                 self.push("Split", &[input], &names, &attributes);
                 parts.push(names);
             }

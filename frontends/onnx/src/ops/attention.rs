@@ -1,14 +1,12 @@
 //! Attention, with what models put into it.
 
-mod decoding;
+pub mod decoding;
+mod flexible;
 
 use super::Row;
 use super::activation::shifted;
 use crate::builder::{Build, Builder, problem};
 use crate::call::{Call, Results};
-use crate::proto::GraphProto;
-use crate::value::Value;
-use std::collections::BTreeMap;
 use thalweg_base::{DType, Dim, PointwiseFn as F, Scalar};
 use thalweg_tensor::NodeId;
 use thalweg_tensor::ops::PadDim;
@@ -22,10 +20,7 @@ pub const OPS: &[Row] = &[
 ];
 
 /// The rows of ops that are tried out by the format.
-pub const PREVIEW: &[Row] = &[("FlexAttention", flex_attention)];
-
-/// The op set whose ops a modifier of scores is made of: the first that the op came with.
-const MODIFIER_OPSET: i64 = 26;
+pub const PREVIEW: &[Row] = &[("FlexAttention", flexible::flex_attention)];
 
 /// Queries of `[batch, heads, time, size]`, and keys and values of as many heads or fewer, each of which is shared by equally
 /// many queries that follow each other.
@@ -202,9 +197,9 @@ fn attention(call: &mut Call) -> Results {
     let capped = scores;
     if let Some(mask) = mask {
         let mask = padded_mask(b, mask, &keys)?;
-        scores = match b.dtype(mask) {
-            DType::Bool => keep_where(b, mask, scores)?,
-            _ => {
+        scores = match b.dtype(mask) == DType::Bool {
+            true => keep_where(b, mask, scores)?,
+            false => {
                 let mask = b.convert(mask, dtype)?;
                 b.binary(F::Add, scores, mask)?
             }
@@ -237,61 +232,4 @@ fn attention(call: &mut Call) -> Results {
         other => return problem(format!("there is no output mode {other}")),
     };
     call.several(&[y, k, v, shown])
-}
-
-fn flex_attention(call: &mut Call) -> Results {
-    let (q, k, v) = (call.x(0)?, call.x(1)?, call.x(2)?);
-    let heads = Heads::new(call.b, q, k, v)?;
-    let scale = scale_or_default(call, q)?;
-    let dtype = call.b.dtype(q);
-    let precision = softmax_precision(call, dtype)?;
-    let scores = heads.products(call.b, scale)?;
-    let scores = call.b.convert(scores, precision)?;
-    let scores = modified(call, "score_mod", scores)?;
-    let weights = softmax(call.b, scores)?;
-    let weights = modified(call, "prob_mod", weights)?;
-    let weights = call.b.convert(weights, dtype)?;
-    let y = heads.weighted(call.b, weights)?;
-    call.one(y)
-}
-
-/// What the graph of an attribute makes of a tensor. Its nodes are built in place; they see nothing of the outer graph.
-fn modified(call: &mut Call, name: &str, x: NodeId) -> Build<NodeId> {
-    let attribute = call.node.attribute.iter().find(|attribute| attribute.name == name);
-    let Some(graph) = attribute.and_then(|attribute| attribute.g.as_ref()) else { return Ok(x) };
-    let result = inlined(call, graph, x)?;
-    match call.b.ty(result) == call.b.ty(x) {
-        true => Ok(result),
-        false => problem(format!("`{name}` makes {} of {}", call.b.ty(result), call.b.ty(x))),
-    }
-}
-
-fn inlined(call: &mut Call, graph: &GraphProto, x: NodeId) -> Build<NodeId> {
-    let ([input], [output]) = (&graph.input[..], &graph.output[..]) else {
-        return problem("a modifier has one input and one output");
-    };
-    let mut scope: BTreeMap<&str, Value> = crate::inputs::stored(graph)?.into_iter().collect();
-    scope.insert(&input.name, call.b.value(x));
-    for node in &graph.node {
-        let operand = |name: &String| match (name.as_str(), scope.get(name.as_str())) {
-            ("", _) => Ok(None),
-            (_, Some(value)) => Ok(Some(value.clone())),
-            (name, None) => problem(format!("`{name}` is used in a modifier that does not compute it")),
-        };
-        let inputs = node.input.iter().map(operand).collect::<Build<Vec<Option<Value>>>>()?;
-        let Some(entry) = super::find(&node.domain, &node.op_type) else {
-            return Err(super::unknown(&node.domain, &node.op_type).into());
-        };
-        let mut own =
-            Call { b: &mut *call.b, node, opset: MODIFIER_OPSET, inputs: &inputs, outer: call.outer };
-        let values = match super::sizes_or_none(&own)? {
-            Some(value) => vec![value],
-            None => (entry.lower)(&mut own)?,
-        };
-        scope.extend(node.output.iter().map(String::as_str).zip(values));
-    }
-    match scope.get(output.name.as_str()).and_then(Value::as_tensor) {
-        Some(tensor) => call.b.node(tensor),
-        None => problem(format!("a modifier does not compute its output `{}`", output.name)),
-    }
 }

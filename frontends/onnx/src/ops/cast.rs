@@ -71,9 +71,9 @@ pub fn encode(b: &mut Builder, x: NodeId, narrow: Narrow, saturate: bool, round:
     // The nearest code is how many midpoints lie below: the codes of positive numbers rise with the numbers.
     let (values, first) = (codes.iter().map(|(value, _)| *value).collect::<Vec<f64>>(), codes[0].1);
     let magnitude = b.unary(F::Abs, x)?;
-    let code = match narrow {
-        Narrow::F8E8M0 => power_of_two(b, magnitude, round)?,
-        _ => nearest(b, magnitude, &values)?,
+    let code = match narrow == Narrow::F8E8M0 {
+        true => power_of_two(b, magnitude, round)?,
+        false => nearest(b, magnitude, &values)?,
     };
     let code = b.with_scalar(F::Add, code, f64::from(first))?;
     let largest = *values.last().expect("every type has values");

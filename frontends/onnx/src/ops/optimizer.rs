@@ -23,7 +23,7 @@ impl Step {
         let all = call.all()?;
         let norm = call.float_or("norm_coefficient", 0.0);
         let [rate, count, rest @ ..] = &all[..] else { return problem("the rate or the count is missing") };
-        if rest.is_empty() || rest.len() % lists != 0 {
+        if rest.is_empty() || !rest.len().is_multiple_of(lists) {
             return problem(format!("{} operands are not {lists} for each parameter", rest.len()));
         }
         let parameters = rest.len() / lists;

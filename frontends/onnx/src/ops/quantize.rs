@@ -4,6 +4,8 @@
 
 use super::Row;
 use super::cast::{encode, integer_range, wide};
+use super::matmul::product;
+use super::pool::window::{kernel_of, slides};
 use crate::builder::{Build, Builder, problem};
 use crate::call::{Call, Results, normalize};
 use crate::element::Element;
@@ -101,7 +103,7 @@ fn element_of(call: &Call, index: usize) -> Build<Option<Element>> {
     Ok(Some(tensor.narrow.map_or(Element::Plain(tensor.ty.dtype), Element::Narrow)))
 }
 
-fn quantize_linear(call: &mut Call) -> Results {
+pub fn quantize_linear(call: &mut Call) -> Results {
     let x = call.x(0)?;
     let Some(scale) = numbers(call, 1)? else { return problem("the scale is missing") };
     let zero_point = numbers(call, 2)?;
@@ -137,7 +139,7 @@ fn quantize_linear(call: &mut Call) -> Results {
     Ok(vec![quantized(call, ratio, zero_point, to)?])
 }
 
-fn dequantize_linear(call: &mut Call) -> Results {
+pub fn dequantize_linear(call: &mut Call) -> Results {
     let Some(x) = numbers(call, 0)? else { return problem("operand 0 is missing") };
     let Some(scale) = numbers(call, 1)? else { return problem("the scale is missing") };
     let zero_point = numbers(call, 2)?;
@@ -202,51 +204,6 @@ pub fn centered(b: &mut Builder, x: NodeId, zero_point: Option<NodeId>) -> Build
     b.binary(F::Sub, x, zero_point)
 }
 
-/// The matrix product of the last two dims; the others are batches, which are broadcast to each other. An operand of rank 1
-/// is a row on the left and a column on the right, whose dim the result lacks.
-pub fn mat_mul(b: &mut Builder, lhs: NodeId, rhs: NodeId) -> Build<NodeId> {
-    let (l, r) = (b.shape(lhs), b.shape(rhs));
-    if l.is_empty() || r.is_empty() {
-        return problem("a matrix product takes no scalars");
-    }
-    let (l_batch, r_batch) = (l.len().saturating_sub(2), r.len().saturating_sub(2));
-    let batch = l_batch.max(r_batch);
-    if batch > 20 {
-        return problem(format!("a matrix product of rank {}", batch + 2));
-    }
-    // `x` is summed over, `y` and `z` are rows and columns, the letters before are the batches.
-    let letters: Vec<char> = ('a'..='w').take(batch).collect();
-    let mut out = String::new();
-    let mut kept = [vec![], vec![]];
-    let mut names = [String::new(), String::new()];
-    for (at, letter) in letters.iter().enumerate() {
-        let size =
-            |shape: &[Dim], own: usize| (at + own).checked_sub(batch).map(|dim| (dim, shape[dim].clone()));
-        let sizes = [size(&l, l_batch), size(&r, r_batch)];
-        let wider = sizes.iter().flatten().any(|(_, size)| *size != Dim::ONE);
-        for (side, size) in sizes.into_iter().enumerate() {
-            if let Some((dim, size)) = size
-                && (size != Dim::ONE || !wider)
-            {
-                kept[side].push(dim);
-                names[side].push(*letter);
-            }
-        }
-        out.push(*letter);
-    }
-    kept[0].extend(l_batch..l.len());
-    kept[1].extend(r_batch..r.len());
-    names[0].push_str(if l.len() > 1 { "yx" } else { "x" });
-    names[1].push_str(if r.len() > 1 { "xz" } else { "x" });
-    out.push_str(if l.len() > 1 { "y" } else { "" });
-    out.push_str(if r.len() > 1 { "z" } else { "" });
-    let picked =
-        |shape: &[Dim], dims: &[usize]| dims.iter().map(|dim| shape[*dim].clone()).collect::<Vec<Dim>>();
-    let (l, r) = (picked(&l, &kept[0]), picked(&r, &kept[1]));
-    let (lhs, rhs) = (b.reshape(lhs, &l)?, b.reshape(rhs, &r)?);
-    b.contract(&format!("{},{}->{out}", names[0], names[1]), lhs, rhs)
-}
-
 /// A number for all, or one for each row: in a shape that is broadcast to that of the matrices.
 fn of_rows(b: &mut Builder, p: NodeId) -> Build<NodeId> {
     match &b.shape(p)[..] {
@@ -285,7 +242,7 @@ fn qlinear_mat_mul(call: &mut Call) -> Results {
     let a_zero = a_zero.map(|zero| of_rows(b, zero)).transpose()?;
     let w_zero = w_zero.map(|zero| of_columns(b, zero)).transpose()?;
     let (a, w) = (centered(b, a, a_zero)?, centered(b, w, w_zero)?);
-    let sums = mat_mul(b, a, w)?;
+    let sums = product(b, a, w)?;
     let scales = [of_rows(b, a_scale)?, of_columns(b, w_scale)?, of_rows(b, y_scale)?];
     let y = rescaled(b, sums, scales)?;
     let y_zero = y_zero.map(|zero| of_rows(b, zero)).transpose()?;
@@ -304,57 +261,22 @@ pub fn each<const N: usize>(call: &mut Call, indices: [usize; N]) -> Build<[Node
     Ok(ids)
 }
 
-/// The largest step or padding: beyond any tensor, and far from what overflows.
-const STEP_MAX: usize = 1 << 31;
-
-/// A list of positive numbers, one for each spatial dim, or ones.
-fn steps(call: &Call, name: &str, spatial: usize) -> Build<Vec<usize>> {
-    let Some(list) = call.int_list(name) else { return Ok(vec![1; spatial]) };
-    let step = |step: &i64| usize::try_from(*step).ok().filter(|step| (1..=STEP_MAX).contains(step));
-    let steps: Option<Vec<usize>> = list.iter().map(step).collect();
-    match steps {
-        Some(steps) if steps.len() == spatial => Ok(steps),
-        Some(_) | None => problem(format!("`{name}` is {list:?} for {spatial} spatial dims")),
-    }
-}
-
 /// The convolution that the attributes describe.
 fn convolution(call: &Call, x: NodeId, w: NodeId) -> Build<Convolve> {
-    let spatial = call.b.rank(x).saturating_sub(2);
-    let (stride, dilation) = (steps(call, "strides", spatial)?, steps(call, "dilations", spatial)?);
-    let groups = usize::try_from(call.int_or("group", 1)).unwrap_or(0);
-    let mode = call.text_or("auto_pad", "NOTSET");
-    let (mut pad_low, mut pad_high) = (vec![0; spatial], vec![0; spatial]);
-    match mode.as_str() {
-        "NOTSET" => {
-            let pads = call.int_list("pads").unwrap_or_else(|| vec![0; 2 * spatial]);
-            let amount = |pad: &i64| usize::try_from(*pad).ok().filter(|pad| *pad <= STEP_MAX);
-            let amounts: Option<Vec<usize>> = pads.iter().map(amount).collect();
-            let Some(amounts) = amounts.filter(|amounts| amounts.len() == 2 * spatial) else {
-                return problem(format!("`pads` is {pads:?} for {spatial} spatial dims"));
-            };
-            (pad_low, pad_high) = (amounts[..spatial].to_vec(), amounts[spatial..].to_vec());
-        }
-        "VALID" => {}
-        "SAME_UPPER" | "SAME_LOWER" => {
-            if call.b.rank(w) != spatial + 2 {
-                return problem(format!("the weights have {} dims", call.b.rank(w)));
-            }
-            for dim in 0..spatial {
-                let (size, window) = (call.b.size(x, dim + 2)?, call.b.size(w, dim + 2)?);
-                let reach = dilation[dim].saturating_mul(window.saturating_sub(1)).saturating_add(1);
-                let last = size.div_ceil(stride[dim]).saturating_sub(1).saturating_mul(stride[dim]);
-                let all = last.saturating_add(reach).saturating_sub(size);
-                let less = all / 2;
-                (pad_low[dim], pad_high[dim]) = match mode.as_str() {
-                    "SAME_UPPER" => (less, all - less),
-                    _ => (all - less, less),
-                };
-            }
-        }
-        other => return problem(format!("there is no padding by `{other}`")),
+    let (x, w) = (call.b.shape(x), call.b.shape(w));
+    if x.len() != w.len() || x.len() < 3 {
+        return problem(format!("weights of shape {w:?} do not slide over {x:?}"));
     }
-    Ok(Convolve { direction: Direction::Forward, stride, dilation, pad_low, pad_high, groups, sizes: vec![] })
+    let slides = slides(call, &x[2..], &kernel_of(call, &w[2..])?)?;
+    Ok(Convolve {
+        direction: Direction::Forward,
+        stride: slides.iter().map(|slide| slide.stride).collect(),
+        dilation: slides.iter().map(|slide| slide.dilation).collect(),
+        pad_low: slides.iter().map(|slide| slide.low).collect(),
+        pad_high: slides.iter().map(|slide| slide.high + slide.extra).collect(),
+        groups: usize::try_from(call.int_or("group", 1)).unwrap_or(0),
+        sizes: vec![],
+    })
 }
 
 /// A number for all, or one for each channel, in a shape that is broadcast to one of that rank with channels there.
@@ -382,9 +304,6 @@ fn qlinear_conv(call: &mut Call) -> Results {
     let convolve = convolution(call, x, w)?;
     let b = &mut *call.b;
     let rank = b.rank(x);
-    if rank < 3 {
-        return problem(format!("a convolution of a tensor of rank {rank}"));
-    }
     let x_zero = x_zero.map(|zero| of_channels(b, zero, rank, 1)).transpose()?;
     let w_zero = w_zero.map(|zero| of_channels(b, zero, rank, 0)).transpose()?;
     // Padding stands for 0, as what is centered has it.

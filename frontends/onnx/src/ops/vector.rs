@@ -4,8 +4,9 @@ mod trees;
 
 use super::Row;
 use super::activation::{logistic, shifted};
+use super::reduce::first_extreme;
 use crate::builder::{Build, Builder, problem};
-use crate::call::{Call, Results, normalize};
+use crate::call::{Call, Results};
 use crate::value::Tensor;
 use thalweg_base::{DType, Dim, Literal, PointwiseFn as F, Scalar};
 use thalweg_tensor::{NodeId, ReduceFn};
@@ -42,10 +43,7 @@ fn per_feature(b: &mut Builder, x: NodeId, values: &[f64]) -> Build<NodeId> {
 
 /// Operands as rows of floats: a single row for rank 1.
 fn rows(b: &mut Builder, x: NodeId) -> Build<NodeId> {
-    let x = match b.dtype(x) {
-        DType::F64 => x,
-        _ => b.convert(x, DType::F32)?,
-    };
+    let x = if b.dtype(x) == DType::F64 { x } else { b.convert(x, DType::F32)? };
     match b.rank(x) {
         1 => b.unsqueeze(x, &[0]),
         2 => Ok(x),
@@ -280,7 +278,7 @@ fn linear(call: &mut Call, outputs: usize) -> Build<NodeId> {
     let b = &mut *call.b;
     let x = rows(b, x)?;
     let x = b.convert(x, DType::F32)?;
-    if outputs == 0 || weights.len() % outputs != 0 {
+    if outputs == 0 || !weights.len().is_multiple_of(outputs) {
         return problem(format!("{} weights are given for {outputs} outputs", weights.len()));
     }
     let features = weights.len() / outputs;
@@ -304,20 +302,18 @@ fn linear_regressor(call: &mut Call) -> Results {
     call.one(y)
 }
 
-/// The position of the first largest value along the last dim.
+/// The position of the largest score of each row.
 fn first_largest(b: &mut Builder, scores: NodeId) -> Build<NodeId> {
-    let last = normalize(-1, b.rank(scores))?;
-    let largest = b.reduce(ReduceFn::Max, scores, &[last], true)?;
-    let holds = b.binary(F::Eq, scores, largest)?;
-    let shape = b.shape(scores);
-    let position = b.iota_along(DType::I32, &shape, last)?;
-    let beyond = b.number(DType::I32, f64::from(i32::MAX));
-    let candidates = b.select(holds, position, beyond)?;
-    b.reduce(ReduceFn::Min, candidates, &[last], false)
+    let best = first_extreme(b, ReduceFn::Max, scores, 1, false)?;
+    let rows = b.shape(scores)[0].clone();
+    b.reshape(best, &[rows])
 }
 
 /// The labels at positions.
 fn labelled(b: &mut Builder, positions: NodeId, labels: &[i64]) -> Build<NodeId> {
+    if labels.is_empty() {
+        return problem("there are no labels");
+    }
     let scalars = labels.iter().map(|label| Scalar::Int((*label).into()));
     let labels = b.graph().constant(Literal::from_scalars(DType::I64, &[labels.len()], scalars));
     b.gather(labels, positions, 0, 0)

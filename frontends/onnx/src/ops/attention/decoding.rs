@@ -181,7 +181,7 @@ pub fn tensor_scatter(call: &mut Call) -> Results {
         return problem(format!("an update along dim {axis} of rank {}", call.b.rank(update)));
     }
     let b = &mut *call.b;
-    let (batch, size) = (b.shape(cache)[0].clone(), b.shape(cache)[axis].clone());
+    let batch = b.shape(cache)[0].clone();
     let start = match starts {
         None => Some(b.number(DType::I64, 0.0)),
         Some(starts) if batch == Dim::ONE && !circular => Some(b.reshape(starts, &[])?),
@@ -192,6 +192,22 @@ pub fn tensor_scatter(call: &mut Call) -> Results {
         return call.one(y);
     }
     let Some(starts) = starts else { return problem("the positions are missing") };
+    let y = written(b, cache, update, starts, axis, circular)?;
+    call.one(y)
+}
+
+/// A cache with an update written along `axis` from a position on that each row of the batch has its own of; it may go round
+/// the end to the begin.
+pub fn written(
+    b: &mut Builder,
+    cache: NodeId,
+    update: NodeId,
+    starts: NodeId,
+    axis: usize,
+    circular: bool,
+) -> Build<NodeId> {
+    let rank = b.rank(cache);
+    let (batch, size) = (b.shape(cache)[0].clone(), b.shape(cache)[axis].clone());
     // Every position of the cache looks for the one of the update that lands on it.
     let perm: Vec<usize> = [0, axis].into_iter().chain((1..rank).filter(|dim| *dim != axis)).collect();
     let (old, new) = (b.transpose(cache, &perm)?, b.transpose(update, &perm)?);
@@ -216,6 +232,5 @@ pub fn tensor_scatter(call: &mut Call) -> Results {
     let y = b.pointwise(F::Select, &[inside, found, old])?;
     let mut back = vec![0; rank];
     perm.iter().enumerate().for_each(|(to, from)| back[*from] = to);
-    let y = b.transpose(y, &back)?;
-    call.one(y)
+    b.transpose(y, &back)
 }

@@ -267,9 +267,9 @@ fn numbered(call: &Call, votes: &str, targets: usize) -> Build<Forest> {
         else {
             return problem(format!("there is no mode `{}`", names[index]));
         };
-        let next = match mode {
-            Mode::Leaf => [index, index],
-            _ => [place(trees[index], at(&yes, index, -1))?, place(trees[index], at(&no, index, -1))?],
+        let next = match *mode == Mode::Leaf {
+            true => [index, index],
+            false => [place(trees[index], at(&yes, index, -1))?, place(trees[index], at(&no, index, -1))?],
         };
         if *mode != Mode::Leaf {
             next.iter().for_each(|place| is_root[*place] = false);
