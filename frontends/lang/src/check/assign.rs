@@ -42,11 +42,14 @@ impl Elaborator<'_> {
             return Err(self.fail(error));
         }
         if var.level != self.level() {
-            let mut error =
-                Diagnostic::error("E0405", format!("the body of a scan cannot assign `{}`", target.name))
-                    .at(span, "assigned here")
-                    .label(var.span, "declared outside of the scan");
+            let branch = self.levels.last().is_some_and(|level| level.graph.name == "branch");
+            let (what, loops) =
+                if branch { ("side of a branch", "branch") } else { ("body of a scan", "scan") };
+            let mut error = Diagnostic::error("E0405", format!("the {what} cannot assign `{}`", target.name))
+                .at(span, "assigned here")
+                .label(var.span, format!("declared outside of the {loops}"));
             error = match var.kind {
+                _ if branch => error.help("give the value from both sides, and assign that of the branch"),
                 VarKind::State(_) => {
                     error.help("carry a value through the scan and assign the state after it, from `last`")
                 }

@@ -170,12 +170,8 @@ impl Parser<'_> {
         let name = self.ident("a name")?;
         self.expect(":", &format!("and the type of the {what}, such as `f32[n, m]`"))?;
         let ty = self.type_expr()?;
-        let init = if self.eat("=") { Some(self.expr()?) } else { None };
-        // `as` binds to the initializer as it does to a call, but names what is declared.
-        let (init, path) = match init {
-            Some(Expr { kind: ExprKind::As(inner, path), .. }) => (Some(*inner), Some(path)),
-            init => (init, None),
-        };
+        let mut init = if self.eat("=") { Some(self.expr()?) } else { None };
+        let path = init.as_mut().and_then(take_path);
         Ok(Leaf { name, ty, init, path })
     }
 
@@ -218,6 +214,19 @@ impl Parser<'_> {
                 return Ok(ScopePath { segments, span });
             }
         }
+    }
+}
+
+/// The path at the end of an initializer. `as` binds to its last operand as it does to a call, but names what is declared.
+fn take_path(expr: &mut Expr) -> Option<ScopePath> {
+    match &mut expr.kind {
+        ExprKind::As(inner, path) => {
+            let path = path.clone();
+            *expr = (**inner).clone();
+            Some(path)
+        }
+        ExprKind::Unary(_, last) | ExprKind::Binary(_, _, _, last) => take_path(last),
+        _ => None,
     }
 }
 

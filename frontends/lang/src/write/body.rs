@@ -161,7 +161,6 @@ fn declaration(
     path: &super::names::Path,
 ) -> String {
     let named = if path.written == variable { String::new() } else { format!(" as {}", path.written) };
-    let first = if !named.is_empty() && first.starts_with('-') { format!("({first})") } else { first.into() };
     format!("{word} {variable}: {}{} = {first}{named}", ty.dtype, shape(&ty.shape))
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use thalweg_lang::{Program, Settings, render};
 
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     include_str!("../../../../examples/digits.tw"),
     include_str!("../../../../examples/fashion_mnist.tw"),
     include_str!("../../../../examples/models/lstm.tw"),
@@ -26,6 +26,33 @@ model M(x: f32[b, 12, 8], t: i32[b, 12], on: bool[b]) -> [f32[b], i32[b, 12], f3
     let u = dynamic_update(x, x[.., 0..1], 3, along: 1) + dynamic_slice(x, min(t), 12, along: 1)
     let m = max(s, over: -1) + mean(v) + sum(g, over: [1, 2]) / 3 + einsum("b s d, b s d -> b", u, y)
     [m, argsort(t, along: 1, descending: true), nn.causal_mask(x) @ transpose(x, [0, 2, 1]) @ x]
+}
+"#,
+    r#"model M(x: f32[b, 6, 8], w: f32[4, 3, 2], i: i32[], on: bool[]) {
+    param weight: f32[4] = -1 as block[0].weight
+    state seen: i32[2] = 3 as block[1].seen
+    seen = seen + tensor([[1, -2]], i32)[0] + shape(w)[1]
+    let c = convolve(x, w, stride: 2, low: [1], groups: 2)
+    let d = convolve_input(w, c, [8], stride: 2, low: 1, groups: 2) - infinity
+    let e = convolve_weight(x, c, 2, stride: 2, low: 1, groups: 2)
+    let f = fold(windows(x, [2, 3], along: [1, 2], low: 1, high: [0, 1]), [2, 3], [6, 8], low: 1, high: [0, 1])
+    let g = slice(x, [1, -1], [2, 3], [2, -2], along: [1, 2])
+    let h = pad(g, along: [2, 0], low: [0, 1], high: b, between: [1, 0], value: nan)
+    let k = dynamic_slice(x, [i, 2], [1, 3], along: [2, 1]) + broadcast(weight[..3], [b, 3, 1], at: 1)
+    let [p, q] = branch on && i > 0 {
+        let n = cummin(x, along: 1, reverse: true)
+        [mul_add(n, n, x), draw_normal([i, 1], iota(5))]
+    } else {
+        [x, 0]
+    }
+    let r = while {
+        let t = sum(z * z)
+        t < 100 || i < 3
+    }, carry z = q {
+        z = z * 2 + 1
+        last z
+    }
+    { d: d, e: e, f: f, h: h, k: k, p: p, r: r }
 }
 "#,
 ];

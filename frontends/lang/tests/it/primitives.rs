@@ -146,6 +146,7 @@ fn sides_of_a_branch_agree() {
     assert!(errors("branch x { x } else { x }").contains("E0302"));
     assert!(errors("branch on { x }").contains("else"));
     assert!(errors("branch on { 1 } else { 2 }").contains("E0303"));
+    assert!(errors("var y = x\n branch on { y = x + 1 } else { x }").contains("E0405"));
     assert_eq!(errors("let branch = x\n branch + 1"), "");
 }
 
@@ -171,7 +172,7 @@ fn parameters_may_be_called_otherwise_in_the_model() {
 model M(x: f32[2]) {
     param w: f32[2] = 2 as block[0].weight
     param v: f32[2] = 3 as block[1].weight
-    state n: f32[2] = (-1) as seen
+    state n: f32[2] = -1 as seen
     n = n + x
     x * w * v
 }

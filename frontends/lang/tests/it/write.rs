@@ -78,7 +78,7 @@ fn same(found: &Array, wanted: &Array) -> bool {
     let bits = |array: &Array| -> Vec<Scalar> {
         let plain = |value: &Scalar| match value {
             Scalar::Float(value) if value.is_nan() => Scalar::Float(f64::NAN),
-            value => *value,
+            Scalar::Float(_) | Scalar::Int(_) => *value,
         };
         array.values.iter().map(plain).collect()
     };
