@@ -20,9 +20,11 @@ fn round_trip(graph: &Graph, environment: &Environment) -> Vec<Array> {
         };
         environment.iter().filter_map(of)
     };
-    let weights: BTreeMap<String, Literal> = of_kind(LeafKind::Parameter).chain(of_kind(LeafKind::State)).collect();
+    let weights: BTreeMap<String, Literal> =
+        of_kind(LeafKind::Parameter).chain(of_kind(LeafKind::State)).collect();
     let bytes = encode(&export(graph, &weights).unwrap_or_else(|error| panic!("{}: {error}", graph.name)));
-    let model = Model::read(bytes.into(), &|_| Err("nothing lies beside it".into())).expect("it was just written");
+    let model =
+        Model::read(bytes.into(), &|_| Err("nothing lies beside it".into())).expect("it was just written");
     let inputs: Vec<(String, HostValue)> =
         of_kind(LeafKind::Input).map(|(name, value)| (name, HostValue::Tensor(value, None))).collect();
     let ran = run(&model, &inputs, &mut |graph: &Graph, weights: &Tensors, tensors: &Tensors| {
@@ -39,7 +41,9 @@ fn round_trip(graph: &Graph, environment: &Environment) -> Vec<Array> {
         let results = evaluate(graph, &environment)?;
         Ok(results.outputs.iter().map(Array::to_literal).collect())
     });
-    let ran = ran.unwrap_or_else(|error: RunError<thalweg_tensor::eval::EvalError>| panic!("{}: {error:?}", graph.name));
+    let ran = ran.unwrap_or_else(|error: RunError<thalweg_tensor::eval::EvalError>| {
+        panic!("{}: {error:?}", graph.name)
+    });
     let array = |value: &HostValue| match value {
         HostValue::Tensor(literal, None) => Array::from_literal(literal),
         other => panic!("{other:?} is no tensor of ours"),
@@ -67,8 +71,11 @@ fn every_sample_of_every_op() {
             graph.output(format!("y{at}"), id);
         }
         let arrays = values::operands(&sample, 3);
-        let environment: Environment =
-            arrays.into_iter().enumerate().map(|(at, array)| ((LeafKind::Input, format!("x{at}")), array)).collect();
+        let environment: Environment = arrays
+            .into_iter()
+            .enumerate()
+            .map(|(at, array)| ((LeafKind::Input, format!("x{at}")), array))
+            .collect();
         if is_refused(&sample.op) {
             assert!(export(&graph, &BTreeMap::new()).is_err(), "{}", graph.name);
             continue;
@@ -104,7 +111,8 @@ fn open_sizes_stay_open() {
     graph.output("y", y);
     let weights = BTreeMap::from([("w".to_string(), Literal::from_f32(&[1], &[2.0]))]);
     let bytes = encode(&export(&graph, &weights).expect("it has nothing that the format lacks"));
-    let model = Model::read(bytes.into(), &|_| Err("nothing lies beside it".into())).expect("it was just written");
+    let model =
+        Model::read(bytes.into(), &|_| Err("nothing lies beside it".into())).expect("it was just written");
     let mut import = thalweg_onnx::Import::new(&model, &Default::default()).expect("the inputs are tensors");
     let thalweg_onnx::Step::Done(imported) = import.advance().expect("it can be imported") else {
         panic!("no value of a run is needed")

@@ -15,6 +15,7 @@ Examples:
   thalweg dump net.tw --set batch=4 --stage kernel    what the compiler made of it
   thalweg view net.tw -o net.svg                      a picture of the graph
   thalweg run net.onnx --input x=x.npy                an ONNX model, as any other
+  thalweg import net.onnx -o net.tw                   as a program, with its weights
   thalweg export net.tw -o net.onnx                   a model for other tools
 
 Exit codes:
@@ -97,9 +98,17 @@ pub enum Command {
         after_help = "Examples:\n  thalweg view net.tw -o net.svg\n  thalweg view net.tw --train -o net.dot"
     )]
     View(ViewArgs),
+    /// Write an ONNX model as a program, with its weights beside it
+    #[command(
+        after_help = "Examples:\n  thalweg import net.onnx\n  thalweg import net.onnx -o net.tw --set batch=8\n  \
+        thalweg run net.tw --weights net.safetensors --input x=x.npy"
+    )]
+    Import(ImportArgs),
     /// Write a model with its weights as an ONNX file
-    #[command(after_help = "Examples:\n  thalweg export net.tw --weights run/weights.safetensors -o net.onnx\n  \
-        thalweg export examples/digits.tw -o digits.onnx")]
+    #[command(
+        after_help = "Examples:\n  thalweg export net.tw --weights run/weights.safetensors -o net.onnx\n  \
+        thalweg export examples/digits.tw -o digits.onnx"
+    )]
     Export(ExportArgs),
     /// Lay a program's text out in the one way that all have
     #[command(after_help = "Examples:\n  thalweg fmt net.tw\n  thalweg fmt --check *.tw")]
@@ -389,6 +398,28 @@ pub struct ViewArgs {
 }
 
 impl ViewArgs {
+    /// The settings by name.
+    pub fn settings(&self) -> thalweg::Settings {
+        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
+    }
+}
+
+/// `import`
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// The ONNX model
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// The program to write; by default the model's name with the ending .tw. The weights go beside it, with the ending
+    /// .safetensors
+    #[arg(short, long, value_name = "FILE.tw", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// A value for a size that the model leaves open; may be given often
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub set: Vec<Setting>,
+}
+
+impl ImportArgs {
     /// The settings by name.
     pub fn settings(&self) -> thalweg::Settings {
         self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(&args, &output),
         Command::Compile(args) => commands::compile::run(&args, &output),
         Command::Dump(args) => commands::dump::run(&args, &output),
+        Command::Import(args) => commands::import::run(&args, &output),
         Command::Export(args) => commands::export::run(&args, &output),
         Command::Bench(args) => commands::bench::run(&args, &output),
         Command::Devices(args) => commands::devices::run(&args, &output),

@@ -82,6 +82,16 @@ impl<'m> Import<'m> {
             "Scan" => {
                 let b = &mut self.builder;
                 let call = Call { b, node, opset, inputs, outer };
+                if opset < 9 {
+                    let count = usize::try_from(call.int_or("num_scan_inputs", 0)).unwrap_or(usize::MAX);
+                    let directions = call.int_list("directions").unwrap_or_default();
+                    return match inputs.len().checked_sub(1 + count).filter(|_| count > 0) {
+                        Some(carries) => self.batched_scan(node, inputs, &directions, carries).map(|()| true),
+                        None => {
+                            problem(format!("{} operands are too few to scan over {count}", inputs.len()))
+                        }
+                    };
+                }
                 let (layout, carries) = scan_layout(&call, inputs.len())?;
                 self.scan(node, inputs, layout, carries)?;
             }
@@ -379,60 +389,13 @@ impl<'m> Import<'m> {
             let x = self.builder.transpose(x, &perm)?;
             rows.push(if *reverse { self.builder.reverse(x, 0)? } else { x });
         }
-        let Some(length) = rows.first().map(|row| self.builder.ty(*row).shape[0].clone()) else {
-            return problem("a scan goes over one tensor at least");
-        };
-        let Some(first) = self.nodes_of(carried)? else { return problem("a scan carries tensors") };
-        let types: Vec<TensorType> = first.iter().map(|id| self.builder.ty(*id).clone()).collect();
-        let row_types: Vec<TensorType> = rows
-            .iter()
-            .map(|row| {
-                let ty = self.builder.ty(*row);
-                TensorType { dtype: ty.dtype, shape: ty.shape[1..].to_vec() }
-            })
-            .collect();
-        let built = self.try_body(body, |b: &mut Builder| {
-            let carry = types.iter().enumerate().map(|(at, ty)| (format!("carry.{at}"), ty));
-            let row = row_types.iter().enumerate().map(|(at, ty)| (format!("row.{at}"), ty));
-            let ids: Vec<NodeId> =
-                carry.chain(row).map(|(name, ty)| b.graph().input(&name, ty.clone())).collect();
-            ids.into_iter().map(|id| b.value(id)).collect()
-        })?;
-        if let Some(built) = built {
-            let nodes = self.nodes_of(&built.values)?;
-            let fits = |nodes: &Vec<NodeId>| {
-                nodes.len() >= carries
-                    && nodes[..carries].iter().zip(&types).all(|(id, ty)| self.builder.ty(*id) == ty)
-            };
-            let nodes = nodes.filter(fits);
-            let mut level = self.builder.pop_level();
-            if let Some(nodes) = nodes {
-                for (at, id) in nodes.iter().enumerate() {
-                    level.graph.output(format!("output.{at}"), *id);
-                }
-                let captures: Vec<NodeId> = level.captures.iter().map(|(_, outer, _)| *outer).collect();
-                let operands = [first, rows, captures].concat();
-                let op = Scan {
-                    body: Arc::new(level.graph),
-                    length,
-                    carries,
-                    sequences: sequences.len(),
-                    reverse: false,
-                    histories: false,
-                };
-                let op = self.builder.add(op, &operands)?;
-                let mut picks = self.builder.graph().picks(op);
-                for (pick, (dim, reverse)) in picks[carries..].iter_mut().zip(&layout.outputs) {
-                    *pick = self.scan_output(*pick, *dim, *reverse)?;
-                }
-                let values = picks.into_iter().map(|id| self.builder.value(id)).collect();
-                self.bind(node, values);
-                return Ok(());
-            }
+        if let Some(values) = self.scan_op(body, carried, &rows, &layout)? {
+            self.bind(node, values);
+            return Ok(());
         }
-        let turns = match length.as_constant() {
-            Some(turns) => turns,
-            None => return problem(format!("a scan of {length} turns whose values change their shapes")),
+        let length = rows.first().map(|row| self.builder.ty(*row).shape[0].clone());
+        let Some(turns) = length.as_ref().and_then(Dim::as_constant) else {
+            return problem("a scan whose values change their shapes has as many turns as is known");
         };
         let collected = vec![vec![]; body.output.len().saturating_sub(carries)];
         let sequences = rows.into_iter().map(|id| self.builder.value(id)).collect();
@@ -448,6 +411,115 @@ impl<'m> Import<'m> {
             sequences,
             collected,
         })
+    }
+
+    /// A scan as one op; none when what it carries does not keep its types.
+    fn scan_op(
+        &mut self,
+        body: &'m GraphProto,
+        carried: &[Value],
+        rows: &[NodeId],
+        layout: &ScanLayout,
+    ) -> Result<Option<Vec<Value>>, Stop> {
+        let Some(length) = rows.first().map(|row| self.builder.ty(*row).shape[0].clone()) else {
+            return problem("a scan goes over one tensor at least");
+        };
+        let carries = carried.len();
+        let Some(first) = self.nodes_of(carried)? else { return problem("a scan carries tensors") };
+        let types: Vec<TensorType> = first.iter().map(|id| self.builder.ty(*id).clone()).collect();
+        let row_type = |row: &NodeId| {
+            let ty = self.builder.ty(*row);
+            TensorType { dtype: ty.dtype, shape: ty.shape[1..].to_vec() }
+        };
+        let row_types: Vec<TensorType> = rows.iter().map(row_type).collect();
+        let built = self.try_body(body, |b: &mut Builder| {
+            let carry = types.iter().enumerate().map(|(at, ty)| (format!("carry.{at}"), ty));
+            let row = row_types.iter().enumerate().map(|(at, ty)| (format!("row.{at}"), ty));
+            let ids: Vec<NodeId> =
+                carry.chain(row).map(|(name, ty)| b.graph().input(&name, ty.clone())).collect();
+            ids.into_iter().map(|id| b.value(id)).collect()
+        })?;
+        let Some(built) = built else { return Ok(None) };
+        let nodes = self.nodes_of(&built.values)?;
+        let fits = |nodes: &Vec<NodeId>| {
+            let mut pairs = nodes.iter().zip(&types);
+            nodes.len() >= carries && pairs.all(|(id, ty)| self.builder.ty(*id) == ty)
+        };
+        let nodes = nodes.filter(fits);
+        let mut level = self.builder.pop_level();
+        let Some(nodes) = nodes else { return Ok(None) };
+        for (at, id) in nodes.iter().enumerate() {
+            level.graph.output(format!("output.{at}"), *id);
+        }
+        let captures: Vec<NodeId> = level.captures.iter().map(|(_, outer, _)| *outer).collect();
+        let operands = [first, rows.to_vec(), captures].concat();
+        let op = Scan {
+            body: Arc::new(level.graph),
+            length,
+            carries,
+            sequences: rows.len(),
+            reverse: false,
+            histories: false,
+        };
+        let op = self.builder.add(op, &operands)?;
+        let mut picks = self.builder.graph().picks(op);
+        for (pick, (dim, reverse)) in picks[carries..].iter_mut().zip(&layout.outputs) {
+            *pick = self.scan_output(*pick, *dim, *reverse)?;
+        }
+        Ok(Some(picks.into_iter().map(|id| self.builder.value(id)).collect()))
+    }
+
+    /// A scan of op set 8: over the second dim of each row of a batch, all of the same length.
+    fn batched_scan(
+        &mut self,
+        node: &'m NodeProto,
+        inputs: &[Option<Value>],
+        directions: &[i64],
+        carries: usize,
+    ) -> Result<(), Stop> {
+        let body = body_of(node, "body")?;
+        if inputs.first().is_some_and(Option::is_some) {
+            return problem("a scan over sequences of different lengths");
+        }
+        let values: Vec<Value> =
+            inputs[1..].iter().map(|value| value.clone().ok_or(missing())).collect::<Result<_, Stop>>()?;
+        let Some(nodes) = self.nodes_of(&values)? else { return problem("a scan goes over tensors") };
+        if nodes.iter().any(|id| self.builder.rank(*id) == 0)
+            || nodes[carries..].iter().any(|id| self.builder.rank(*id) < 2)
+        {
+            return problem("a scan over batches goes over tensors of 2 dims at least");
+        }
+        let batch = self.builder.size(nodes[carries], 0)?;
+        let outputs = node.output.len().saturating_sub(carries);
+        let layout = ScanLayout { inputs: vec![], outputs: vec![(0, false); outputs] };
+        let mut results: Vec<Vec<NodeId>> = vec![vec![]; node.output.len()];
+        for row in 0..batch {
+            let mut picked = Vec::new();
+            for id in &nodes {
+                picked.push(self.builder.pick(*id, 0, row)?);
+            }
+            let mut rows = picked.split_off(carries);
+            for (id, direction) in rows.iter_mut().zip(directions) {
+                if *direction == 1 {
+                    *id = self.builder.reverse(*id, 0)?;
+                }
+            }
+            let carried: Vec<Value> = picked.into_iter().map(|id| self.builder.value(id)).collect();
+            let Some(values) = self.scan_op(body, &carried, &rows, &layout)? else {
+                return problem("a scan over batches whose values change their types");
+            };
+            let Some(ids) = self.nodes_of(&values)? else { return problem("a scan gives tensors") };
+            for (all, id) in results.iter_mut().zip(ids) {
+                all.push(self.builder.unsqueeze(id, &[0])?);
+            }
+        }
+        let mut values = Vec::new();
+        for rows in results {
+            let all = self.builder.concat(&rows, 0)?;
+            values.push(self.builder.value(all));
+        }
+        self.bind(node, values);
+        Ok(())
     }
 
     /// What a scan stacked along the first dim, along the dim that is asked for.
@@ -653,9 +725,6 @@ fn nothing(body: &GraphProto, output: usize) -> Result<Value, Stop> {
 }
 
 fn scan_layout(call: &Call, operands: usize) -> Result<(ScanLayout, usize), Stop> {
-    if call.opset < 9 {
-        return problem("scans over batches, which op set 9 has left out, are not taken");
-    }
     let count = usize::try_from(call.int_or("num_scan_inputs", 0)).unwrap_or(usize::MAX);
     let Some(carries) = operands.checked_sub(count) else {
         return problem(format!("{operands} operands are too few to scan over {count}"));

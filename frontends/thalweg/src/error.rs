@@ -49,6 +49,9 @@ pub enum Error {
         /// What is wrong.
         source: thalweg_onnx::ImportError,
     },
+    /// A model cannot be written as a program.
+    #[error("the model cannot be written as a program: {0}")]
+    Write(#[from] thalweg_lang::WriteError),
     /// A model cannot be written in the ONNX format.
     #[error("the model cannot be exported: {0}")]
     Export(#[from] thalweg_onnx::ExportError),

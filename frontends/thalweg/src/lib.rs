@@ -1,6 +1,6 @@
-//! Compile, train and run models that are written in the `.tw` language.
+//! Compile, train and run models: written in the `.tw` language, or of the ONNX format.
 //!
-//! [`Model`] reads a program; [`Model::compile`] makes a [`Session`], which runs it on `ndarray` arrays; [`Model::trainer`]
+//! [`Model`] reads a program or an ONNX file; [`Model::compile`] makes a [`Session`], which runs it on `ndarray` arrays; [`Model::trainer`]
 //! makes a [`Trainer`], which trains it step by step. [`weights`] and [`npy`] read and write tensors, [`RunFolder`] keeps what a
 //! training leaves behind, [`view`] draws graphs.
 //!
@@ -40,7 +40,7 @@ pub use devices::{Devices, Split};
 pub use error::{Diagnostics, Error, Result};
 pub use model::{CompileOptions, Model, format};
 pub use run_folder::{Resumed, RunFolder};
-pub use session::{Outputs, Session, load_plan, save_plan};
+pub use session::{Outputs, Session, load_plan, save_plan, save_text};
 pub use signature::{Signature, TensorInfo};
 pub use tensor::{Element, Tensor};
 pub use trainer::{Evaluation, StepReport, TrainOptions, Trainer};
@@ -49,6 +49,6 @@ pub use half::{bf16, f16};
 pub use thalweg_base::{Bindings, DType, DeviceDescription, Dim, Symbol};
 pub use thalweg_driver::{Report, Stage};
 pub use thalweg_executor::{Trace, TraceEvent};
-pub use thalweg_lang::{ModelGraph, Settings, TrainProgram};
+pub use thalweg_lang::{ModelGraph, Settings, TrainProgram, WrittenProgram};
 pub use thalweg_plan::Plan;
 pub use thalweg_tensor::{Graph, TensorType};

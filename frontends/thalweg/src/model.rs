@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thalweg_base::Bindings;
 use thalweg_driver::{Options, Report, Stage};
-use thalweg_lang::{ModelGraph, Program, Settings, TrainProgram};
+use thalweg_lang::{ModelGraph, Program, Settings, TrainProgram, WrittenProgram};
 use thalweg_plan::Plan;
 use thalweg_tensor::Graph;
 
@@ -163,6 +163,24 @@ impl Model {
         }
     }
 
+    /// A model as a program of the language, with the values of its parameters and states under their names in it. Of an ONNX
+    /// model, these are its weights; of a program, only constants too large to be written out.
+    pub fn write_program(&self, options: &CompileOptions) -> Result<(WrittenProgram, Weights)> {
+        let model = self.graph(options)?;
+        let name = match options.model.as_deref() {
+            Some(name) => name.to_string(),
+            None => identifier(&self.models()[0]),
+        };
+        let written = thalweg_lang::write_program(&model.graph, &name)?;
+        let mut weights = written.constants.clone();
+        for (name, value) in self.weights(&options.settings)? {
+            if let Some(own) = written.names.get(&name) {
+                weights.insert(own.clone(), value);
+            }
+        }
+        Ok((written, weights))
+    }
+
     /// The graphs of a `train` block, before anything is done to them. `name` may be absent when the file has just one.
     pub fn train_program(&self, name: Option<&str>, settings: &Settings) -> Result<TrainProgram> {
         match &self.content {
@@ -226,6 +244,14 @@ impl Model {
     fn model_name(&self, name: Option<&str>) -> Result<String> {
         one_of(&self.models(), name, "model")
     }
+}
+
+/// A name that a model may have in the language: capitalized words of letters and digits.
+fn identifier(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let capitalized = words.map(|word| word[..1].to_ascii_uppercase() + &word[1..]);
+    let text: String = capitalized.collect();
+    if text.starts_with(|c: char| c.is_ascii_alphabetic()) { text } else { format!("Model{text}") }
 }
 
 fn diagnostics(program: &Program, list: Vec<thalweg_base::Diagnostic>) -> Error {

@@ -57,8 +57,12 @@ impl OnnxModel {
             Walked::Whole(imported) => Ok(*imported),
             Walked::NeedsSizes(error) => Err(self.error(error)),
             Walked::NeedsInput(name) => {
-                let message = format!("shapes depend on the values of the input `{name}`, so the model is a graph only for a call");
-                Err(self.problem(Problem::new(message).help("`thalweg run` and `thalweg bench` take it with --input")))
+                let message = format!(
+                    "shapes depend on the values of the input `{name}`, so the model is a graph only for a call"
+                );
+                Err(self.problem(
+                    Problem::new(message).help("`thalweg run` and `thalweg bench` take it with --input"),
+                ))
             }
             Walked::NeedsRun => {
                 let message = "shapes depend on values that the model computes, so it is several graphs, which a call makes";
@@ -74,7 +78,8 @@ impl OnnxModel {
         let mut inputs = Vec::new();
         for info in self.model.inputs().map_err(list)? {
             let Some(ty) = info.ty else {
-                let message = format!("the input `{}` is a list or optional; a call takes tensors", info.name);
+                let message =
+                    format!("the input `{}` is a list or optional; a call takes tensors", info.name);
                 return Err(self.problem(Problem::new(message)));
             };
             inputs.push(TensorInfo { name: info.name, ty: ty.substitute(&sizes) });
@@ -95,14 +100,19 @@ impl OnnxModel {
             }
             Walked::NeedsSizes(_) | Walked::NeedsInput(_) | Walked::NeedsRun => {
                 let outputs = self.model.outputs().into_iter();
-                let outputs = outputs.filter_map(|info| Some(TensorInfo { name: info.name, ty: info.ty? })).collect();
+                let outputs =
+                    outputs.filter_map(|info| Some(TensorInfo { name: info.name, ty: info.ty? })).collect();
                 let weights = self.model.weights().map_err(|problem| self.problem(problem))?;
                 let info = |(name, value): (&String, &thalweg_base::Literal)| TensorInfo {
                     name: name.clone(),
                     ty: thalweg_tensor::TensorType::new(value.dtype(), value.shape().iter().copied()),
                 };
-                let (parameters, states) = weights.iter().map(info).partition(|info| info.ty.dtype.is_float());
-                Ok(Described { signature: Signature { name, doc, inputs, parameters, states, outputs }, weights })
+                let (parameters, states) =
+                    weights.iter().map(info).partition(|info| info.ty.dtype.is_float());
+                Ok(Described {
+                    signature: Signature { name, doc, inputs, parameters, states, outputs },
+                    weights,
+                })
             }
         }
     }

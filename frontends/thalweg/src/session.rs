@@ -169,7 +169,8 @@ impl Session {
     pub fn fork(&self) -> Result<Session> {
         let state = self.lock();
         let given = self.values(&state)?;
-        let session = Session::new(self.shared.source.clone(), self.signature().clone(), &self.shared.options);
+        let session =
+            Session::new(self.shared.source.clone(), self.signature().clone(), &self.shared.options);
         session.lock().given = given;
         Ok(session)
     }
@@ -226,7 +227,9 @@ impl Session {
             Source::Graph(graph) => graph.clone(),
             Source::Onnx(model) => model.import(&self.shared.options.settings)?.graph,
             Source::Plan(_) => {
-                return Err(Error::Option("a plan is machine code; export the model that it was made of".into()));
+                return Err(Error::Option(
+                    "a plan is machine code; export the model that it was made of".into(),
+                ));
             }
         };
         let weights = self.values(&self.lock())?;
@@ -468,4 +471,9 @@ pub fn load_plan(path: impl AsRef<Path>) -> Result<Plan> {
 /// Writes a plan file, whole or not at all.
 pub fn save_plan(path: impl AsRef<Path>, plan: &Plan) -> Result<()> {
     crate::storage::write_atomically(path.as_ref(), |file| file.write_all(plan.to_text().as_bytes()))
+}
+
+/// Writes a text file, whole or not at all.
+pub fn save_text(path: impl AsRef<Path>, text: &str) -> Result<()> {
+    crate::storage::write_atomically(path.as_ref(), |file| file.write_all(text.as_bytes()))
 }

@@ -43,7 +43,8 @@ fn compile_and_run(graph: &Graph, weights: &Tensors, tensors: &Tensors) -> Resul
         names.iter().map(|name| (name.as_str(), Tensor::from(tensors[name].clone()))).collect();
     let outputs = session.run(&inputs).map_err(|error| error.to_string())?;
     let literal = |(_, tensor): (&str, &Tensor)| {
-        Literal::from_bytes(tensor.dtype(), tensor.shape(), tensor.bytes().to_vec()).map_err(|error| error.to_string())
+        Literal::from_bytes(tensor.dtype(), tensor.shape(), tensor.bytes().to_vec())
+            .map_err(|error| error.to_string())
     };
     outputs.iter().map(literal).collect()
 }
@@ -67,7 +68,10 @@ fn every_case_that_is_not_listed_passes() {
         return;
     }
     let folders = ["node", "pytorch-converted", "pytorch-operator", "simple"];
-    let cases: Vec<Case> = folders.iter().flat_map(|folder| case::cases(&root.join(folder)).expect("a folder of cases")).collect();
+    let cases: Vec<Case> = folders
+        .iter()
+        .flat_map(|folder| case::cases(&root.join(folder)).expect("a folder of cases"))
+        .collect();
     let filter = "";
     let report = thalweg_onnx_suite::run(&cases, filter, &Compiled);
     eprintln!("{report}");

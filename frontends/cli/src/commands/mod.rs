@@ -8,6 +8,7 @@ pub mod devices;
 pub mod dump;
 pub mod export;
 pub mod fmt;
+pub mod import;
 pub mod profile;
 pub mod run;
 pub mod train;

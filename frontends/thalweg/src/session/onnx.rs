@@ -6,7 +6,7 @@ use crate::onnx::OnnxModel;
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use thalweg_base::{Bindings, DType, Literal, Scalar};
-use thalweg_executor::{Trace, TensorView};
+use thalweg_executor::{TensorView, Trace};
 use thalweg_onnx::{HostValue, Imported, RunError, Tensors};
 use thalweg_tensor::Graph;
 use thalweg_tensor::ops::LeafKind;
@@ -27,7 +27,8 @@ impl Session {
         inputs: &[(&str, Tensor)],
         traced: bool,
     ) -> Result<(Outputs, Option<Trace>)> {
-        let tensors: Tensors = inputs.iter().map(|(name, tensor)| (name.to_string(), tensor.0.clone())).collect();
+        let tensors: Tensors =
+            inputs.iter().map(|(name, tensor)| (name.to_string(), tensor.0.clone())).collect();
         let shapes: BTreeMap<String, Vec<usize>> =
             tensors.iter().map(|(name, value)| (name.clone(), value.shape().to_vec())).collect();
         let alike = |known: &Specialized| {
@@ -44,8 +45,10 @@ impl Session {
             let (_, trace) = ran?;
             return Ok((collected(outputs.unwrap_or_default()), trace));
         }
-        let values: Vec<(String, HostValue)> =
-            tensors.iter().map(|(name, value)| (name.clone(), HostValue::Tensor(value.clone(), None))).collect();
+        let values: Vec<(String, HostValue)> = tensors
+            .iter()
+            .map(|(name, value)| (name.clone(), HostValue::Tensor(value.clone(), None)))
+            .collect();
         let mut trace = None;
         let ran = thalweg_onnx::run(model.model(), &values, &mut |graph, weights, tensors| {
             let (outputs, recorded) = self.run_graph(state, graph, weights, tensors, traced)?;
@@ -99,7 +102,11 @@ impl Session {
         let bucket = match state.buckets.shift_remove(&key) {
             Some(bucket) => bucket,
             None => {
-                let compiled = thalweg_driver::compile(&runnable(graph), &Bindings::new(), &self.shared.options.driver())?;
+                let compiled = thalweg_driver::compile(
+                    &runnable(graph),
+                    &Bindings::new(),
+                    &self.shared.options.driver(),
+                )?;
                 let mut bucket = self.load(state, compiled.plan.into(), Some(compiled.report))?;
                 bucket.set_known(weights)?;
                 bucket.set_known(&state.given)?;
