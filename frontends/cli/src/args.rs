@@ -100,7 +100,7 @@ pub enum Command {
     View(ViewArgs),
     /// Write an ONNX model as a program, with its weights beside it
     #[command(
-        after_help = "Examples:\n  thalweg import net.onnx\n  thalweg import net.onnx -o net.tw --set batch=8\n  \
+        after_help = "Examples:\n  thalweg import net.onnx\n  thalweg import net.onnx -o net.tw --trainable 'head.*'\n  \
         thalweg run net.tw --weights net.safetensors --input x=x.npy"
     )]
     Import(ImportArgs),
@@ -414,6 +414,10 @@ pub struct ImportArgs {
     /// .safetensors
     #[arg(short, long, value_name = "FILE.tw", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
+    /// Parameters that a training may change, by name, with `*` for any text; all others are kept as they are. May be given
+    /// often; without, all are trained
+    #[arg(long, value_name = "PATTERN")]
+    pub trainable: Vec<String>,
     /// A value for a size that the model leaves open; may be given often
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub set: Vec<Setting>,

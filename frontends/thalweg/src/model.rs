@@ -14,6 +14,7 @@ use thalweg_driver::{Options, Report, Stage};
 use thalweg_lang::{ModelGraph, Program, Settings, TrainProgram, WrittenProgram};
 use thalweg_plan::Plan;
 use thalweg_tensor::Graph;
+use thalweg_tensor::ops::{Leaf, LeafKind};
 
 /// How a model is compiled and begun.
 #[derive(Clone, Debug, Default)]
@@ -165,8 +166,16 @@ impl Model {
 
     /// A model as a program of the language, with the values of its parameters and states under their names in it. Of an ONNX
     /// model, these are its weights; of a program, only constants too large to be written out.
-    pub fn write_program(&self, options: &CompileOptions) -> Result<(WrittenProgram, Weights)> {
-        let model = self.graph(options)?;
+    ///
+    /// Parameters whose names match one of `trainable`, where `*` is any text, stay parameters; all others become states, which
+    /// no training changes. No pattern leaves all as they are. Fails for a pattern that matches none.
+    pub fn write_program(
+        &self,
+        options: &CompileOptions,
+        trainable: &[String],
+    ) -> Result<(WrittenProgram, Weights)> {
+        let mut model = self.graph(options)?;
+        freeze(&mut model.graph, trainable)?;
         let name = match options.model.as_deref() {
             Some(name) => name.to_string(),
             None => identifier(&self.models()[0]),
@@ -246,6 +255,41 @@ impl Model {
     }
 }
 
+/// Makes states of the parameters that no pattern matches.
+fn freeze(graph: &mut Graph, trainable: &[String]) -> Result<()> {
+    let parameters: Vec<(thalweg_tensor::NodeId, Leaf)> =
+        graph.leaves(LeafKind::Parameter).map(|(id, leaf)| (id, leaf.clone())).collect();
+    for pattern in trainable {
+        if !parameters.iter().any(|(_, leaf)| matches(pattern, &leaf.name)) {
+            let names: Vec<&str> = parameters.iter().take(5).map(|(_, leaf)| &*leaf.name).collect();
+            let hint = Some(format!("parameters are called {}", names.join(", ")));
+            return Err(Error::Unknown { what: "parameter that matches", name: pattern.clone(), hint });
+        }
+    }
+    for (id, leaf) in parameters {
+        if !trainable.is_empty() && !trainable.iter().any(|pattern| matches(pattern, &leaf.name)) {
+            graph.replace_op(id, Leaf { kind: LeafKind::State, ..leaf }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether a pattern, in which `*` is any text, matches a whole name.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, between)) = parts.split_last() else { return rest.is_empty() };
+    for part in between {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
 /// A name that a model may have in the language: capitalized words of letters and digits.
 fn identifier(name: &str) -> String {
     let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
@@ -284,4 +328,33 @@ pub fn format(name: &str, text: &str) -> Result<String> {
         sources.add(name, text);
         Error::Program(Diagnostics::new(found, &sources))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{identifier, matches};
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, expected) in [
+            ("*", "a.b", true),
+            ("a.*", "a.b", true),
+            ("a.*", "b.a.b", false),
+            ("*.weight", "a.weight", true),
+            ("*.weight", "a.weight.b", false),
+            ("a.*.b.*", "a.x.b.y", true),
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("aa*aa", "aaa", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn names_of_models() {
+        assert_eq!(identifier("main_graph"), "MainGraph");
+        assert_eq!(identifier("3d-net"), "Model3dNet");
+        assert_eq!(identifier(""), "Model");
+    }
 }

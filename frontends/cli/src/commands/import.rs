@@ -11,7 +11,7 @@ use thalweg::{CompileOptions, Model};
 
 pub fn run(args: &ImportArgs, output: &Output) -> Result<Ended> {
     let options = CompileOptions { settings: args.settings(), ..CompileOptions::default() };
-    let (program, tensors) = Model::from_file(&args.file)?.write_program(&options)?;
+    let (program, tensors) = Model::from_file(&args.file)?.write_program(&options, &args.trainable)?;
     // Nothing is written before all that can fail for the model has succeeded.
     let path = args.output.clone().unwrap_or_else(|| args.file.with_extension("tw"));
     let beside = path.with_extension("safetensors");

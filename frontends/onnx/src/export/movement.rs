@@ -14,10 +14,16 @@ impl Writer {
         Ok(if op.dtype == DType::I64 { positions } else { self.cast(&positions, op.dtype) })
     }
 
+    /// The operand with dims of 1 where it will be repeated; those before its first need not be there.
+    pub(super) fn placed(&mut self, op: &Broadcast, x: &str, ty: &TensorType) -> Write<String> {
+        let first = op.dims.first().copied().unwrap_or(op.shape.len());
+        let mut ones = vec![Dim::ONE; op.shape.len() - first];
+        op.dims.iter().zip(&ty.shape).for_each(|(dim, size)| ones[*dim - first] = size.clone());
+        if ones == ty.shape { Ok(x.to_string()) } else { self.reshape(x, &ones) }
+    }
+
     pub(super) fn broadcast(&mut self, op: &Broadcast, x: &str, ty: &TensorType) -> Write<String> {
-        let mut ones = vec![Dim::ONE; op.shape.len()];
-        op.dims.iter().zip(&ty.shape).for_each(|(dim, size)| ones[*dim] = size.clone());
-        let placed = self.reshape(x, &ones)?;
+        let placed = self.placed(op, x, ty)?;
         let shape = self.shape(&op.shape)?;
         Ok(self.add("Expand", &[&placed, &shape]))
     }

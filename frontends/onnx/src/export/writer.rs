@@ -85,6 +85,7 @@ impl Writer {
 
     /// Writes every node but the leaves.
     pub fn graph(&mut self, graph: &Graph) -> Write<()> {
+        let repeats = repeated_by_users(graph);
         for id in graph.ids() {
             let node = graph.node(id);
             if matches!(node.op, Op::Leaf(_)) {
@@ -92,7 +93,13 @@ impl Writer {
             }
             self.scope = node.scope.to_string();
             self.op = node.op.name();
-            self.values[id.index()] = self.node(graph, node)?;
+            self.values[id.index()] = match &node.op {
+                Op::Broadcast(op) if repeats[id.index()] => {
+                    let operand = node.operands[0];
+                    vec![self.placed(op, &self.of(operand), graph.ty(operand))?]
+                }
+                _ => self.node(graph, node)?,
+            };
         }
         Ok(())
     }
@@ -279,4 +286,20 @@ impl Writer {
         };
         Ok(vec![one])
     }
+}
+
+/// The broadcasts that need not be written: functions of positions repeat their operands themselves, if one of them has the
+/// whole shape.
+fn repeated_by_users(graph: &Graph) -> Vec<bool> {
+    let is_broadcast = |id: NodeId| matches!(graph.node(id).op, Op::Broadcast(_));
+    let mut repeated: Vec<bool> = graph.ids().map(is_broadcast).collect();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let whole = node.operands.iter().any(|operand| !is_broadcast(*operand));
+        if !matches!(node.op, Op::Pointwise(_)) || !whole {
+            node.operands.iter().for_each(|operand| repeated[operand.index()] = false);
+        }
+    }
+    graph.roots().for_each(|root| repeated[root.index()] = false);
+    repeated
 }
