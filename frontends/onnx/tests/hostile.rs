@@ -227,7 +227,7 @@ fn all_that_cannot_be_taken_is_told_at_once() {
         ..Default::default()
     };
     complains(graph.clone(), "Frobnicate");
-    complains(graph, "com.example.Twist (op set ");
+    complains(graph, "com.example.Twist `second`");
 }
 
 /// A loop of more turns than anybody can build or wait for is either one op or an error.
@@ -239,7 +239,7 @@ fn endless_turns() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Bytes changed, cut off and put in anywhere.
     #[test]

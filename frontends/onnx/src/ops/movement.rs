@@ -347,6 +347,12 @@ fn trilu(call: &mut Call) -> Results {
     call.one(y)
 }
 
+/// The most positions that are added or cut off on one side; more fit no memory.
+const PAD_MAX: u64 = 1 << 40;
+
+/// The longest table of positions that is kept in a program.
+const TABLE_MAX: i64 = 1 << 24;
+
 /// Amounts for each dim, lows then highs; negative ones crop.
 fn pad(call: &mut Call) -> Results {
     let (x, tensor) = moved(call)?;
@@ -361,6 +367,9 @@ fn pad(call: &mut Call) -> Results {
     };
     if amounts.len() != 2 * axes.len() {
         return problem(format!("{} amounts are given for {} dims", amounts.len(), axes.len()));
+    }
+    if let Some(amount) = amounts.iter().find(|amount| amount.unsigned_abs() > PAD_MAX) {
+        return problem(format!("nothing is padded by {amount}"));
     }
     let value = match call.float("value") {
         Some(value) => Scalar::Float(value),
