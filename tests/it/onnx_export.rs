@@ -46,7 +46,9 @@ fn round_trip(graph: &Graph, environment: &Environment) -> Vec<Array> {
     });
     let array = |value: &HostValue| match value {
         HostValue::Tensor(literal, None) => Array::from_literal(literal),
-        other => panic!("{other:?} is no tensor of ours"),
+        HostValue::Tensor(..) | HostValue::Sequence(_) | HostValue::Optional(_) => {
+            panic!("{value:?} is no tensor of ours")
+        }
     };
     ran.outputs.iter().take(graph.outputs.len()).map(|(_, value)| array(value)).collect()
 }

@@ -120,11 +120,6 @@ impl Builder {
         known_size(&self.ty(id).shape[dim])
     }
 
-    /// All sizes as numbers. Fails when one is a symbol.
-    pub fn sizes(&self, id: NodeId) -> Build<Vec<usize>> {
-        self.ty(id).shape.iter().map(known_size).collect()
-    }
-
     /// A value of the current graph.
     pub fn value(&self, id: NodeId) -> Value {
         Value::Tensor(self.tensor(id))

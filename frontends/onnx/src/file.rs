@@ -31,8 +31,7 @@ impl Model {
             return Err(ImportError::Format("it has no graph".into()));
         }
         let mut loader = External { files, loaded: BTreeMap::new() };
-        let graphs = proto.graph.iter_mut();
-        let mut result = graphs.map(|graph| loader.graph(graph)).collect::<Result<(), Problem>>();
+        let mut result = proto.graph.iter_mut().try_for_each(|graph| loader.graph(graph));
         for function in &mut proto.functions {
             result = result.and_then(|()| loader.nodes(&mut function.node));
         }

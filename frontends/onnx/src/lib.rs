@@ -16,6 +16,7 @@ pub mod element;
 pub mod error;
 pub mod export;
 mod file;
+mod fold;
 mod import;
 mod inputs;
 mod ops;

@@ -56,7 +56,8 @@ fn with_name(path: &Path, name: &str) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let ending = if ending.is_empty() { "npy".into() } else { ending };
     // Names of ONNX outputs may hold what names of files do not.
-    let name: String = name.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
+    let name: String =
+        name.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
     path.with_file_name(format!("{stem}.{name}.{ending}"))
 }
 

@@ -73,8 +73,10 @@ impl Writer {
         })?;
         let yields = op.body.outputs.len() - op.carries + if op.histories { op.carries } else { 0 };
         let directions = |count: usize| Attribute::Ints(vec![op.reverse as i64; count]);
-        let mut attributes =
-            vec![("body", Attribute::Graph(graph)), ("num_scan_inputs", Attribute::Int(op.sequences as i64))];
+        let mut attributes = vec![
+            ("body", Attribute::Graph(Box::new(graph))),
+            ("num_scan_inputs", Attribute::Int(op.sequences as i64)),
+        ];
         if op.reverse {
             attributes.push(("scan_input_directions", directions(op.sequences)));
             attributes.push(("scan_output_directions", directions(yields)));
@@ -121,7 +123,7 @@ impl Writer {
             .into_iter()
             .chain(inputs[..op.carries].iter().copied())
             .collect();
-        self.push("Loop", &all, &outputs, &[("body", Attribute::Graph(graph))]);
+        self.push("Loop", &all, &outputs, &[("body", Attribute::Graph(Box::new(graph)))]);
         Ok(outputs)
     }
 
@@ -146,7 +148,7 @@ impl Writer {
             let side = self.body_graph(graph, name, 0, &inputs[1..], |_, _, results| {
                 results.into_iter().zip(types).collect()
             })?;
-            sides.push((name, Attribute::Graph(side)));
+            sides.push((name, Attribute::Graph(Box::new(side))));
         }
         let outputs: Vec<String> = op.then.outputs.iter().map(|_| self.fresh("branch")).collect();
         self.push("If", &inputs[..1], &outputs, &sides);

@@ -6,7 +6,7 @@ use crate::proto::attribute_proto::AttributeType;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use std::collections::{BTreeMap, BTreeSet};
 use thalweg_base::{DType, Dim, Literal, Scalar, Symbol};
-use thalweg_tensor::ops::LeafKind;
+use thalweg_tensor::ops::{Broadcast, LeafKind};
 use thalweg_tensor::{Graph, Node, NodeId, Op};
 
 /// What writing gives.
@@ -21,7 +21,7 @@ pub enum Attribute {
     /// A text.
     Text(String),
     /// A graph.
-    Graph(GraphProto),
+    Graph(Box<GraphProto>),
 }
 
 /// The nodes of a graph of the format.
@@ -93,13 +93,14 @@ impl Writer {
             }
             self.scope = node.scope.to_string();
             self.op = node.op.name();
-            self.values[id.index()] = match &node.op {
-                Op::Broadcast(op) if repeats[id.index()] => {
+            let names = match repeats[id.index()] {
+                Some(op) => {
                     let operand = node.operands[0];
                     vec![self.placed(op, &self.of(operand), graph.ty(operand))?]
                 }
-                _ => self.node(graph, node)?,
+                None => self.node(graph, node)?,
             };
+            self.values[id.index()] = names;
         }
         Ok(())
     }
@@ -163,7 +164,7 @@ impl Writer {
                     AttributeType::String
                 }
                 Attribute::Graph(graph) => {
-                    proto.g = Some(graph.clone());
+                    proto.g = Some((**graph).clone());
                     AttributeType::Graph
                 }
             };
@@ -290,16 +291,16 @@ impl Writer {
 
 /// The broadcasts that need not be written: functions of positions repeat their operands themselves, if one of them has the
 /// whole shape.
-fn repeated_by_users(graph: &Graph) -> Vec<bool> {
-    let is_broadcast = |id: NodeId| matches!(graph.node(id).op, Op::Broadcast(_));
-    let mut repeated: Vec<bool> = graph.ids().map(is_broadcast).collect();
+fn repeated_by_users(graph: &Graph) -> Vec<Option<&Broadcast>> {
+    let broadcast = |id: NodeId| if let Op::Broadcast(op) = &graph.node(id).op { Some(op) } else { None };
+    let mut repeated: Vec<Option<&Broadcast>> = graph.ids().map(broadcast).collect();
     for id in graph.ids() {
         let node = graph.node(id);
-        let whole = node.operands.iter().any(|operand| !is_broadcast(*operand));
+        let whole = node.operands.iter().any(|operand| broadcast(*operand).is_none());
         if !matches!(node.op, Op::Pointwise(_)) || !whole {
-            node.operands.iter().for_each(|operand| repeated[operand.index()] = false);
+            node.operands.iter().for_each(|operand| repeated[operand.index()] = None);
         }
     }
-    graph.roots().for_each(|root| repeated[root.index()] = false);
+    graph.roots().for_each(|root| repeated[root.index()] = None);
     repeated
 }

@@ -152,7 +152,7 @@ pub fn unsupported(model: &Model) -> Vec<NodeProblem> {
     let bodies =
         functions.flat_map(|function| function.node.iter().map(move |node| (node, &function.opset_import)));
     for (node, imports) in graphs.chain(bodies) {
-        visit(model, node, &mut |node| {
+        visit(node, &mut |node| {
             let known = find(&node.domain, &node.op_type).is_some()
                 || (domain(&node.domain).is_empty() && CONTROL.contains(&node.op_type.as_str()))
                 || model.function(&node.domain, &node.op_type, &node.overload).is_some();
@@ -171,11 +171,11 @@ pub fn unsupported(model: &Model) -> Vec<NodeProblem> {
     problems
 }
 
-fn visit(model: &Model, node: &NodeProto, see: &mut dyn FnMut(&NodeProto)) {
+fn visit(node: &NodeProto, see: &mut dyn FnMut(&NodeProto)) {
     see(node);
     for attribute in &node.attribute {
         for graph in attribute.g.iter().chain(&attribute.graphs) {
-            graph.node.iter().for_each(|node| visit(model, node, see));
+            graph.node.iter().for_each(|node| visit(node, see));
         }
     }
 }

@@ -398,6 +398,9 @@ fn pad(call: &mut Call) -> Results {
             }
             _ => {
                 let size = call.b.size(y, dim)? as i64;
+                if size + low + high > TABLE_MAX {
+                    return problem(format!("a dim of {size} is repeated to {}", size + low + high));
+                }
                 let positions =
                     (-low..size + high).map(|at| source(&mode, at, size)).collect::<Build<Vec<f64>>>()?;
                 let indices = call.b.numbers(DType::I32, &positions);

@@ -126,7 +126,7 @@ fn get_element(call: &mut Call) -> Results {
     match call.value(0)? {
         Value::Optional(Some(value)) => Ok(vec![(**value).clone()]),
         Value::Optional(None) => problem("the optional value is missing"),
-        value => Ok(vec![value.clone()]),
+        value @ (Value::Tensor(_) | Value::Sequence(_) | Value::Poisoned) => Ok(vec![value.clone()]),
     }
 }
 
