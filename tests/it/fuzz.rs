@@ -220,6 +220,34 @@ proptest! {
     }
 }
 
+/// A small ONNX file for each sample of an op that the format has.
+static ONNX: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let exported = |sample: thalweg_tensor::Sample| {
+        let mut graph = Graph::new("sample");
+        let operands: Vec<_> = sample.operands.iter().map(|(ty, _)| ty.clone()).collect();
+        let inputs: Vec<_> =
+            operands.into_iter().enumerate().map(|(at, ty)| graph.input(&format!("x{at}"), ty)).collect();
+        let node = graph.add(sample.op, &inputs);
+        let first = graph.picks(node)[0];
+        graph.output("y", first);
+        let model = thalweg_onnx::export(&graph, &Default::default()).ok()?;
+        Some(thalweg_onnx::encode(&model))
+    };
+    Op::all_samples().into_iter().filter_map(exported).collect()
+});
+
+proptest! {
+    #[test]
+    fn changed_onnx(which in 0usize..100_000, bytes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let mut file = ONNX[which % ONNX.len()].clone();
+        for (at, byte) in bytes {
+            let at = at.index(file.len());
+            file[at] = byte;
+        }
+        targets::onnx(&file);
+    }
+}
+
 /// Found by `changed_plans`: products of sizes overflowed in the verifier.
 #[test]
 fn plans_with_huge_sizes_are_refused() {

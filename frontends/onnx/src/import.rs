@@ -24,8 +24,9 @@ use thalweg_tensor::{Graph, NodeId};
 /// How deep functions and bodies may be nested.
 const DEPTH_MAX: usize = 64;
 
-/// The most nodes that a graph may get, which only unrolled loops come near.
-const NODES_MAX: usize = 1 << 20;
+/// The most nodes of a model that are walked over, those of functions and of turns of loops counted each time, which only models
+/// come near that never end.
+const STEPS_MAX: usize = 1 << 19;
 
 /// What is known of a call when a model is imported for it.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -121,6 +122,7 @@ pub struct Import<'m> {
     /// Whether what is being built is only tried, so that problems go to who tries.
     pub(crate) trials: usize,
     pub(crate) stages: usize,
+    steps: usize,
     problems: Vec<NodeProblem>,
 }
 
@@ -144,7 +146,16 @@ impl<'m> Import<'m> {
             opsets: Rc::new(opsets(&model.proto.opset_import)),
             end: End::Return,
         };
-        Ok(Import { model, builder, frames: vec![frame], returned: vec![], trials: 0, stages: 0, problems })
+        Ok(Import {
+            model,
+            builder,
+            frames: vec![frame],
+            returned: vec![],
+            trials: 0,
+            stages: 0,
+            steps: 0,
+            problems,
+        })
     }
 
     /// Goes on to the end or to a place that needs values of a run. Fails with everything that cannot be imported.
@@ -201,6 +212,17 @@ impl<'m> Import<'m> {
         }
     }
 
+    /// Counts a node or a turn. Fails when there are more than a model can mean.
+    pub(crate) fn count_step(&mut self) -> Result<(), Stop> {
+        self.steps += 1;
+        match self.steps <= STEPS_MAX {
+            true => Ok(()),
+            false => Err(Stop::Problem(Problem::new(format!(
+                "its loops and functions come to more than {STEPS_MAX} nodes when they are built one after the other"
+            )))),
+        }
+    }
+
     /// Runs until no more than so many frames are left.
     pub(crate) fn run(&mut self, floor: usize) -> Result<(), Stop> {
         while self.frames.len() > floor {
@@ -209,11 +231,7 @@ impl<'m> Import<'m> {
                 self.end_frame()?;
                 continue;
             };
-            if self.builder.graph().nodes().len() > NODES_MAX {
-                return Err(Stop::Problem(Problem::new(format!(
-                    "the graph has more than {NODES_MAX} nodes"
-                ))));
-            }
+            self.count_step()?;
             // Bodies push frames above this one, which then goes on behind the node.
             let at = self.frames.len() - 1;
             self.frames[at].next += 1;

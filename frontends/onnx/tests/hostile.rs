@@ -230,12 +230,63 @@ fn all_that_cannot_be_taken_is_told_at_once() {
     complains(graph, "com.example.Twist `second`");
 }
 
-/// A loop of more turns than anybody can build or wait for is either one op or an error.
+/// A loop of more turns than anybody can wait for is one op, or an error where its turns must be built one by one.
 #[test]
 fn endless_turns() {
     let mut graph = sound();
     graph.initializer[5] = stored("turns", &[i64::MAX]);
-    let _ = verdict(model(graph).encode_to_vec());
+    assert_eq!(verdict(model(graph).encode_to_vec()), None);
+    let turn = GraphProto {
+        node: vec![
+            node("SequenceInsert", &["list", "x"], &["longer"], vec![]),
+            node("Identity", &["go"], &["go_on"], vec![]),
+        ],
+        input: vec![value("i", INT64, &[]), value("go", 9, &[]), value("list", FLOAT, &[])],
+        output: vec![value("go_on", 9, &[]), value("longer", FLOAT, &[])],
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        node: vec![
+            node("SequenceEmpty", &[], &["empty"], vec![]),
+            node("Loop", &["turns", "", "empty"], &["lists"], vec![body("body", turn)]),
+            node("SequenceLength", &["lists"], &["y"], vec![]),
+        ],
+        initializer: vec![stored("turns", &[i64::MAX])],
+        input: vec![value("x", FLOAT, &[1])],
+        output: vec![value("y", INT64, &[])],
+        ..Default::default()
+    };
+    complains(graph, "one after the other");
+}
+
+/// Functions that call the next one twice double at each level.
+#[test]
+fn functions_that_double() {
+    let own = |op: &str, inputs: &[&str], outputs: &[&str]| NodeProto {
+        domain: "own".into(),
+        ..node(op, inputs, outputs, vec![])
+    };
+    let names: Vec<String> = (0..50).map(|level| format!("f{level}")).collect();
+    let function = |level: usize| FunctionProto {
+        name: names[level].clone(),
+        domain: "own".into(),
+        input: vec!["x".into()],
+        output: vec!["y".into()],
+        node: match names.get(level + 1) {
+            Some(next) => vec![own(next, &["x"], &["z"]), own(next, &["z"], &["y"])],
+            None => vec![node("Identity", &["x"], &["y"], vec![])],
+        },
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        node: vec![own("f0", &["x"], &["y"])],
+        input: vec![value("x", FLOAT, &[1])],
+        output: vec![value("y", FLOAT, &[1])],
+        ..Default::default()
+    };
+    let doubling = ModelProto { functions: (0..50).map(function).collect(), ..model(graph) };
+    let said = verdict(doubling.encode_to_vec()).expect("nobody can wait for it");
+    assert!(said.contains("one after the other"), "{said}");
 }
 
 proptest! {

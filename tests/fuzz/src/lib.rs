@@ -1,5 +1,5 @@
-//! What fuzzers call: for each text form that Thalweg reads, a function that takes any text, and panics where reading it shows
-//! a mistake of ours. A text that is refused is fine; one that is accepted must come back the same from its printed form.
+//! What fuzzers call: for each text form that Thalweg reads, and for ONNX files, a function that takes anything, and panics where
+//! reading it shows a mistake of ours. A text that is refused is fine; one that is accepted must come back the same from its printed form.
 //!
 //! The fuzz targets of this crate and the tests in `tests/it/fuzz.rs` share these functions.
 
@@ -7,6 +7,7 @@
 
 use thalweg_kernel::Kernel;
 use thalweg_lang::{Program, Settings, format_source, render};
+use thalweg_onnx::{Import, ImportOptions, Model, Step};
 use thalweg_plan::Plan;
 use thalweg_tensor::Graph;
 
@@ -53,4 +54,16 @@ pub fn plan(text: &str) {
     let printed = plan.to_text();
     let again = Plan::from_text(&printed).unwrap_or_else(|error| panic!("{error}\n{printed}"));
     assert_eq!(printed, again.to_text());
+}
+
+/// Reads and imports an ONNX file without other files beside it. What is imported is a graph that holds together.
+pub fn onnx(bytes: &[u8]) {
+    let Ok(model) = Model::read(bytes.to_vec().into(), &|_| Err("nothing lies beside it".into())) else {
+        return;
+    };
+    let Ok(mut import) = Import::new(&model, &ImportOptions::default()) else { return };
+    if let Ok(Step::Done(imported)) = import.advance() {
+        let problems = thalweg_tensor::verify::verify(&imported.graph);
+        assert!(problems.is_empty(), "{problems:?}");
+    }
 }

@@ -11,6 +11,9 @@ use thalweg_base::{DType, Dim, Literal, PointwiseFn, Scalar};
 use thalweg_tensor::ops::{Scan, While};
 use thalweg_tensor::{Graph, NodeId, TensorType};
 
+/// The most turns of a scan: it goes over the numbers of its turns, which are a tensor.
+const SCAN_TURNS_MAX: i64 = 1 << 31;
+
 impl<'m> Import<'m> {
     pub(super) fn repeat(&mut self, node: &'m NodeProto, inputs: &[Option<Value>]) -> Result<(), Stop> {
         let body = body_of(node, "body")?;
@@ -96,14 +99,14 @@ impl<'m> Import<'m> {
         let fits = nodes[1..=count].iter().zip(&types).all(|(id, ty)| self.builder.ty(*id) == ty);
         if !fits
             || (always && turns.is_none() && limit.is_none())
-            || (!always && scans)
+            || ((!always || turns.is_some_and(|turns| turns > SCAN_TURNS_MAX)) && scans)
             || (turns.is_none() && scans)
         {
             self.builder.pop_level();
             return Ok(None);
         }
         match (always, turns) {
-            (true, Some(turns)) => {
+            (true, Some(turns)) if turns <= SCAN_TURNS_MAX => {
                 let level = self.builder.pop_level();
                 // The body takes the turn first; a scan takes carries first.
                 let captures: Vec<NodeId> = level.captures.iter().map(|(_, outer, _)| *outer).collect();

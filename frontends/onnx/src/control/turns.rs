@@ -62,6 +62,7 @@ impl<'m> Import<'m> {
         if state.limit.is_some_and(|limit| state.turn >= limit) {
             return self.end_loop(state);
         }
+        self.count_step()?;
         let turn = Value::known(Literal::scalar(DType::I64, Scalar::Int(state.turn.into())));
         let mut inputs = Vec::new();
         if state.kind == LoopKind::Loop {
