@@ -20,7 +20,7 @@ Examples:
 
 Exit codes:
   0    done
-  1    the program has mistakes; they are shown with their places
+  1    the program or model has mistakes; all are shown, with their places
   2    the command line cannot be understood
   3    it cannot be done: a file, the data, the devices or the memory
   130  interrupted (Ctrl-C); with --out, a checkpoint was written first";

@@ -58,7 +58,9 @@ fn main() -> ExitCode {
             }
             output.error(&error);
             match error.downcast_ref::<thalweg::Error>() {
-                Some(thalweg::Error::Program(_)) => ExitCode::from(exit::PROGRAM),
+                Some(thalweg::Error::Program(_) | thalweg::Error::Onnx { .. }) => {
+                    ExitCode::from(exit::PROGRAM)
+                }
                 Some(_) | None => ExitCode::from(exit::FAILED),
             }
         }

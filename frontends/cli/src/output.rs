@@ -87,10 +87,7 @@ impl Output {
             self.note(format!("{head}: {}", chain(error)));
         }
         if self.json() {
-            let diagnostics = match own {
-                Some(thalweg::Error::Program(diagnostics)) => diagnostics.to_json(),
-                Some(_) | None => json!([]),
-            };
+            let diagnostics = own.map_or(json!([]), thalweg::Error::to_json);
             let message = match own {
                 Some(thalweg::Error::Program(diagnostics)) => format!("{} mistakes", diagnostics.errors()),
                 Some(_) | None => chain(error),

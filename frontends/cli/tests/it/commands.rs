@@ -9,9 +9,20 @@ fn help_names_commands_examples_and_exit_codes() {
     let help = desk.run(&["--help"]);
     assert_eq!(help.code, 0);
     insta::assert_snapshot!(help.out);
-    for command in
-        ["check", "run", "train", "compile", "dump", "bench", "devices", "view", "fmt", "completions"]
-    {
+    for command in [
+        "check",
+        "run",
+        "train",
+        "compile",
+        "dump",
+        "bench",
+        "devices",
+        "view",
+        "import",
+        "export",
+        "fmt",
+        "completions",
+    ] {
         let help = desk.run(&[command, "--help"]);
         assert!(help.code == 0 && help.out.contains("Example"), "{command}: {}", help.out);
     }
@@ -168,4 +179,47 @@ fn pictures_layouts_devices_and_completions() {
         let script = desk.run(&["completions", shell]);
         assert!(script.code == 0 && script.out.contains("thalweg"), "{shell}");
     }
+}
+
+#[test]
+fn models_go_to_onnx_and_come_back() {
+    let desk = Desk::new();
+    write_npy(&desk.path("x.npy"), 4, 8);
+    let values =
+        |args: &[&str]| desk.json(&[args, &["--input", "x=x.npy"]].concat())["outputs"][0]["values"].clone();
+    let expected = values(&["run", "net.tw", "--seed", "3"]);
+    let exported = desk.json(&["export", "net.tw", "--seed", "3"]);
+    assert_eq!(exported["file"], "net.onnx");
+    let checked = desk.json(&["check", "net.onnx"]);
+    assert_eq!(checked["models"][0]["inputs"][0]["shape"], serde_json::json!(["batch", 8]));
+    assert_eq!(values(&["run", "net.onnx"]), expected);
+    assert_eq!(values(&["run", "net.onnx", "--devices", "cpu:2"]), expected);
+
+    let imported = desk.json(&["import", "net.onnx", "-o", "back.tw", "--trainable", "out.*"]);
+    assert_eq!((&imported["weights"], &imported["tensors"]), (&"back.safetensors".into(), &4.into()));
+    assert_eq!(values(&["run", "back.tw", "--weights", "back.safetensors"]), expected);
+    let model = &desk.json(&["check", "back.tw"])["models"][0];
+    assert_eq!(model["parameters"].as_array().unwrap().len(), 2, "{model}");
+    assert_eq!(desk.run(&["fmt", "--check", "back.tw"]).code, 0);
+
+    let compiled = desk.json(&["compile", "net.onnx", "--set", "batch=4", "-o", "net.plan"]);
+    assert_eq!(compiled["weights"], "net.safetensors");
+    assert_eq!(values(&["run", "net.plan", "--weights", "net.safetensors"]), expected);
+    assert!(
+        desk.json(&["bench", "net.onnx", "--set", "batch=2", "--runs", "2", "--seconds", "0"])["median_ms"]
+            .is_number()
+    );
+
+    let none = desk.run(&["import", "net.onnx", "-o", "none.tw", "--trainable", "head.*"]);
+    assert!(
+        none.code == 3 && none.error.contains("head.*") && !desk.path("none.tw").exists(),
+        "{}",
+        none.error
+    );
+    fs::write(desk.path("broken.onnx"), "no model at all").unwrap();
+    let broken = desk.run(&["import", "broken.onnx"]);
+    assert!(broken.code == 1 && broken.error.contains("no ONNX model"), "{}", broken.error);
+    assert!(!desk.path("broken.tw").exists() && !desk.path("broken.safetensors").exists());
+    let size = desk.run(&["run", "net.onnx", "--set", "rows=2", "--input", "x=x.npy"]);
+    assert!(size.code == 3 && size.error.contains("batch"), "{}", size.error);
 }
