@@ -142,15 +142,29 @@ fn split(text: &str) -> Result<Split, String> {
     text.parse().map_err(|error: thalweg::Error| error.to_string())
 }
 
+/// Values for what a file leaves open.
+#[derive(Args, Clone, Debug)]
+pub struct Sets {
+    /// A value for a constant, a static parameter, a size, or a field of the training; may be given often
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    set: Vec<Setting>,
+}
+
+impl Sets {
+    /// The values by name; of those given twice the last counts.
+    pub fn settings(&self) -> thalweg::Settings {
+        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
+    }
+}
+
 /// What every command that compiles is told.
 #[derive(Args, Clone, Debug)]
 pub struct Build {
     /// Which model, in a file with several
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// A value for a constant, a static parameter, a size, or a field of the training; may be given often
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
-    pub set: Vec<Setting>,
+    #[command(flatten)]
+    pub set: Sets,
     /// Where to run: `cpu`, or `cpu:4` for four devices in this process
     #[arg(long, value_name = "DEVICES", default_value = "cpu", value_parser = devices)]
     pub devices: Devices,
@@ -169,9 +183,9 @@ pub struct Build {
 }
 
 impl Build {
-    /// The settings by name; of those given twice the last counts.
+    /// The settings by name.
     pub fn settings(&self) -> thalweg::Settings {
-        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
+        self.set.settings()
     }
 
     /// The devices with the threads asked for.
@@ -199,16 +213,8 @@ pub struct CheckArgs {
     /// The program
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
-    /// A value for a constant, a static parameter or a size; may be given often
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
-    pub set: Vec<Setting>,
-}
-
-impl CheckArgs {
-    /// The settings by name.
-    pub fn settings(&self) -> thalweg::Settings {
-        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
-    }
+    #[command(flatten)]
+    pub set: Sets,
 }
 
 /// An input and where its value comes from.
@@ -392,16 +398,8 @@ pub struct ViewArgs {
     /// Which model, in a file with several
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// A value for a constant, a static parameter or a size; may be given often
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
-    pub set: Vec<Setting>,
-}
-
-impl ViewArgs {
-    /// The settings by name.
-    pub fn settings(&self) -> thalweg::Settings {
-        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
-    }
+    #[command(flatten)]
+    pub set: Sets,
 }
 
 /// `import`
@@ -418,16 +416,8 @@ pub struct ImportArgs {
     /// often; without, all are trained
     #[arg(long, value_name = "PATTERN")]
     pub trainable: Vec<String>,
-    /// A value for a size that the model leaves open; may be given often
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
-    pub set: Vec<Setting>,
-}
-
-impl ImportArgs {
-    /// The settings by name.
-    pub fn settings(&self) -> thalweg::Settings {
-        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
-    }
+    #[command(flatten)]
+    pub set: Sets,
 }
 
 /// `export`
@@ -448,16 +438,8 @@ pub struct ExportArgs {
     /// Which model, in a file with several
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// A value for a constant, a static parameter or a size; may be given often
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
-    pub set: Vec<Setting>,
-}
-
-impl ExportArgs {
-    /// The settings by name.
-    pub fn settings(&self) -> thalweg::Settings {
-        self.set.iter().map(|setting| (setting.name.clone(), setting.value.clone())).collect()
-    }
+    #[command(flatten)]
+    pub set: Sets,
 }
 
 /// `fmt`

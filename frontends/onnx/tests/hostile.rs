@@ -256,7 +256,7 @@ fn endless_turns() {
         output: vec![value("y", INT64, &[])],
         ..Default::default()
     };
-    complains(graph, "one after the other");
+    complains(graph, "a list gets more than");
 }
 
 /// Functions that call the next one twice double at each level.

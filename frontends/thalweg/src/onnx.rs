@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::signature::{Signature, TensorInfo};
 use crate::weights::Weights;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thalweg_base::{Bindings, Dim, Symbol};
 use thalweg_lang::Settings;
@@ -55,7 +56,7 @@ impl OnnxModel {
     pub fn import(&self, settings: &Settings) -> Result<Imported> {
         match self.walk(settings)? {
             Walked::Whole(imported) => Ok(*imported),
-            Walked::NeedsSizes(error) => Err(self.error(error)),
+            Walked::NeedsSizes(error) => Err(self.error(self.with_hint(error, settings)?)),
             Walked::NeedsInput(name) => {
                 let message = format!(
                     "shapes depend on the values of the input `{name}`, so the model is a graph only for a call"
@@ -122,6 +123,30 @@ impl OnnxModel {
         Error::Onnx { path: self.path.clone(), source }
     }
 
+    /// An error of open sizes, with what would bind them.
+    fn with_hint(&self, error: ImportError, settings: &Settings) -> Result<ImportError> {
+        let ImportError::Model(mut problems) = error else { return Ok(error) };
+        let open: Vec<String> = self
+            .symbols()?
+            .iter()
+            .filter(|symbol| !settings.contains_key(symbol.name()))
+            .map(|symbol| format!("--set {symbol}=N"))
+            .collect();
+        let message = "this is so while sizes are open; it may fit for known ones";
+        problems.push(NodeProblem::of_model(Problem::new(message).help(format!("give {}", open.join(" ")))));
+        Ok(ImportError::Model(problems))
+    }
+
+    /// The symbols of the inputs' sizes.
+    fn symbols(&self) -> Result<BTreeSet<Symbol>> {
+        let infos = self.model.inputs().map_err(|problems| self.error(ImportError::Model(problems)))?;
+        let mut symbols = BTreeSet::new();
+        for dim in infos.iter().filter_map(|info| info.ty.as_ref()).flat_map(|ty| &ty.shape) {
+            dim.symbols(&mut symbols);
+        }
+        Ok(symbols)
+    }
+
     fn problem(&self, problem: Problem) -> Error {
         self.error(ImportError::Model(vec![NodeProblem::of_model(problem)]))
     }
@@ -141,18 +166,12 @@ impl OnnxModel {
 
     /// Whether inputs have sizes that are not bound.
     fn has_open_sizes(&self, sizes: &Bindings) -> Result<bool> {
-        let infos = self.model.inputs().map_err(|problems| self.error(ImportError::Model(problems)))?;
-        let mut dims = infos.iter().filter_map(|info| info.ty.as_ref()).flat_map(|ty| &ty.shape);
-        Ok(dims.any(|dim| dim.substitute(sizes).as_constant().is_none()))
+        Ok(self.symbols()?.iter().any(|symbol| !sizes.contains_key(symbol)))
     }
 
     /// Settings as sizes of the model's symbols.
     fn sizes(&self, settings: &Settings) -> Result<Bindings> {
-        let infos = self.model.inputs().map_err(|problems| self.error(ImportError::Model(problems)))?;
-        let mut symbols = std::collections::BTreeSet::new();
-        for dim in infos.iter().filter_map(|info| info.ty.as_ref()).flat_map(|ty| &ty.shape) {
-            dim.symbols(&mut symbols);
-        }
+        let symbols = self.symbols()?;
         let mut sizes = Bindings::new();
         for (name, value) in settings {
             let symbol = Symbol::new(name);

@@ -9,7 +9,7 @@ use thalweg::{CompileOptions, Model, Signature};
 
 pub fn run(args: &CheckArgs, output: &Output) -> Result<Ended> {
     let model = Model::from_file(&args.file)?;
-    let settings = args.settings();
+    let settings = args.set.settings();
     model.check(&settings)?;
     let mut signatures = Vec::new();
     for name in model.models() {

@@ -8,7 +8,7 @@ use serde_json::json;
 use thalweg::{CompileOptions, Model};
 
 pub fn run(args: &ExportArgs, output: &Output) -> Result<Ended> {
-    let settings = args.settings();
+    let settings = args.set.settings();
     let options =
         CompileOptions { model: args.model.clone(), settings, seed: args.seed, ..CompileOptions::default() };
     let session = Model::from_file(&args.file)?.compile(&options)?;

@@ -10,7 +10,7 @@ use thalweg::weights::{self, TensorFile};
 use thalweg::{CompileOptions, Model};
 
 pub fn run(args: &ImportArgs, output: &Output) -> Result<Ended> {
-    let options = CompileOptions { settings: args.settings(), ..CompileOptions::default() };
+    let options = CompileOptions { settings: args.set.settings(), ..CompileOptions::default() };
     let (program, tensors) = Model::from_file(&args.file)?.write_program(&options, &args.trainable)?;
     // Nothing is written before all that can fail for the model has succeeded.
     let path = args.output.clone().unwrap_or_else(|| args.file.with_extension("tw"));

@@ -14,7 +14,7 @@ pub fn run(args: &ViewArgs, output: &Output) -> Result<Ended> {
         Some(_) | None => bail!("{} ends neither in .svg nor in .dot", args.output.display()),
     };
     let model = Model::from_file(&args.file)?;
-    let settings = args.settings();
+    let settings = args.set.settings();
     let graph = match args.train {
         true => model.train_program(args.model.as_deref(), &settings)?.step,
         false => {

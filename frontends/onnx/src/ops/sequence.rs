@@ -21,6 +21,9 @@ pub const OPS: &[Row] = &[
     ("SplitToSequence", split),
 ];
 
+/// The longest list that grows by one element at a time: each time it is copied.
+const LENGTH_MAX: usize = 1 << 12;
+
 fn list(call: &Call, index: usize) -> Build<Vec<Value>> {
     match call.value(index)? {
         Value::Sequence(values) => Ok(values.clone()),
@@ -57,6 +60,9 @@ fn insert(call: &mut Call) -> Results {
         },
         false => values.len(),
     };
+    if values.len() >= LENGTH_MAX {
+        return problem(format!("a list gets more than {LENGTH_MAX} elements"));
+    }
     values.insert(position, call.value(1)?.clone());
     Ok(vec![Value::Sequence(values)])
 }
