@@ -129,19 +129,19 @@ impl Error {
     /// What is wrong with a program or an ONNX model, as an array of objects. Of a program, as [`Diagnostics::to_json`]; of an
     /// ONNX model, with `severity`, `message`, `help`, `op`, `node`, `opset` and `operands`. Empty for other errors.
     pub fn to_json(&self) -> serde_json::Value {
-        match self {
-            Error::Program(diagnostics) => diagnostics.to_json(),
-            Error::Onnx { source: thalweg_onnx::ImportError::Model(problems), .. } => {
-                let object = |found: &thalweg_onnx::NodeProblem| {
-                    serde_json::json!({
-                        "severity": "error", "message": found.problem.message, "help": found.problem.help,
-                        "op": found.op, "node": found.node, "opset": found.opset, "operands": found.operands,
-                    })
-                };
-                problems.iter().map(object).collect()
-            }
-            _ => serde_json::json!([]),
+        if let Error::Program(diagnostics) = self {
+            return diagnostics.to_json();
         }
+        let Error::Onnx { source: thalweg_onnx::ImportError::Model(problems), .. } = self else {
+            return serde_json::json!([]);
+        };
+        let object = |found: &thalweg_onnx::NodeProblem| {
+            serde_json::json!({
+                "severity": "error", "message": found.problem.message, "help": found.problem.help,
+                "op": found.op, "node": found.node, "opset": found.opset, "operands": found.operands,
+            })
+        };
+        problems.iter().map(object).collect()
     }
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + use<> {
