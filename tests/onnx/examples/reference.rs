@@ -1,4 +1,4 @@
-//! Runs conformance cases on the reference evaluator: `onnx-reference FOLDER [FILTER]`. Prints what failed and a table.
+//! Runs conformance cases on the reference evaluator: `cargo run -p thalweg-onnx-suite --example reference -- FOLDER [FILTER]`. Prints what failed and a table.
 
 #![allow(clippy::print_stdout, reason = "this is a command")]
 
