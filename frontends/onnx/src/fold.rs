@@ -5,10 +5,12 @@ use crate::call::{Attributes, Call, Lower};
 use crate::error::Problem;
 use crate::import::Import;
 use crate::proto::NodeProto;
+use crate::stage;
 use crate::value::{Content, Tensor, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use thalweg_base::{Dim, Literal};
-use thalweg_tensor::{Graph, Node, NodeId, Op, TensorType, eval};
+use thalweg_tensor::ops::LeafKind;
+use thalweg_tensor::{Array, Graph, Node, NodeId, Op, TensorType, eval};
 
 /// The most elements of an operand that a node is folded away with.
 const FOLD_ELEMENTS_MAX: usize = 1 << 16;
@@ -66,6 +68,50 @@ impl<'m> Import<'m> {
         values.iter_mut().for_each(|value| value.tensors_mut(&mut place));
         Ok(values)
     }
+}
+
+/// The most elements of an input that values are computed from at import.
+const INPUT_ELEMENTS_MAX: usize = 64;
+
+/// The inputs of the model that a node comes from, when it comes from small ones alone and by little work. An input itself comes
+/// from itself, however large it is.
+pub(crate) fn small_inputs(graph: &Graph, id: NodeId) -> Option<Vec<String>> {
+    let mut reached = vec![false; graph.nodes().len()];
+    reached[id.index()] = true;
+    let (mut names, mut work) = (Vec::new(), 0usize);
+    for at in graph.ids().rev().filter(|at| at.index() <= id.index()) {
+        if !reached[at.index()] {
+            continue;
+        }
+        let node = graph.node(at);
+        node.operands.iter().for_each(|operand| reached[operand.index()] = true);
+        match node.op.as_leaf() {
+            Some(leaf) => {
+                let elements =
+                    leaf.ty.elements().as_constant().map_or(usize::MAX, |count| count.max(0) as usize);
+                let own = leaf.kind == LeafKind::Input && !leaf.name.starts_with(stage::PREFIX);
+                if !own || (at != id && elements > INPUT_ELEMENTS_MAX) {
+                    return None;
+                }
+                names.push(leaf.name.to_string());
+            }
+            None => work = work.saturating_add(evaluation_work(graph, node)),
+        }
+    }
+    (work <= FOLD_WORK_MAX).then_some(names)
+}
+
+/// The value of a node that comes from inputs of these values alone.
+pub(crate) fn of_inputs(graph: &Graph, id: NodeId, given: &BTreeMap<String, Literal>) -> Literal {
+    let mut part = graph.clone();
+    part.outputs.clear();
+    part.output("", id);
+    let part = stage::trim(&part);
+    let value = |(name, literal): (&String, &Literal)| {
+        ((LeafKind::Input, name.clone()), Array::from_literal(literal))
+    };
+    let results = eval::evaluate(&part, &given.iter().map(value).collect());
+    results.expect("every input of it is given").outputs[0].to_literal()
 }
 
 /// About how many elements the reference evaluator looks at for a node.

@@ -123,6 +123,8 @@ pub struct Import<'m> {
     pub(crate) trials: usize,
     pub(crate) stages: usize,
     steps: usize,
+    /// Values of inputs that were asked for.
+    given: BTreeMap<String, Literal>,
     problems: Vec<NodeProblem>,
 }
 
@@ -154,36 +156,51 @@ impl<'m> Import<'m> {
             trials: 0,
             stages: 0,
             steps: 0,
+            given: BTreeMap::new(),
             problems,
         })
     }
 
     /// Goes on to the end or to a place that needs values of a run. Fails with everything that cannot be imported.
     pub fn advance(&mut self) -> Result<Step, ImportError> {
-        match self.run(0) {
-            Ok(()) if self.problems.is_empty() => {
-                let values = std::mem::take(&mut self.returned);
-                Ok(Step::Done(self.finish(values)))
-            }
-            Err(Stop::Needs(tensor)) if self.problems.is_empty() => {
-                let Content::Node { level: 0, id } = tensor.content else {
-                    unreachable!("known values are not needed, and bodies ask for what is outside of them")
-                };
-                Ok(match self.builder.graph().node(id).op.as_leaf() {
-                    Some(leaf) if !leaf.name.starts_with(stage::PREFIX) => Step::Input(leaf.name.to_string()),
-                    Some(_) | None => Step::Stage(stage::cut(self, id)),
-                })
-            }
-            Ok(()) | Err(Stop::Needs(_)) => Err(ImportError::Model(std::mem::take(&mut self.problems))),
-            Err(Stop::Problem(problem)) => {
-                self.problems.push(NodeProblem::of_model(problem));
-                Err(ImportError::Model(std::mem::take(&mut self.problems)))
+        loop {
+            match self.run(0) {
+                Ok(()) if self.problems.is_empty() => {
+                    let values = std::mem::take(&mut self.returned);
+                    return Ok(Step::Done(self.finish(values)));
+                }
+                Err(Stop::Needs(tensor)) if self.problems.is_empty() => {
+                    let Content::Node { level: 0, id } = tensor.content else {
+                        unreachable!(
+                            "known values are not needed, and bodies ask for what is outside of them"
+                        )
+                    };
+                    // What comes from small inputs alone is computed here, once they are given.
+                    let Some(inputs) = fold::small_inputs(self.builder.graph(), id) else {
+                        return Ok(Step::Stage(stage::cut(self, id)));
+                    };
+                    match inputs.into_iter().find(|name| !self.given.contains_key(name)) {
+                        Some(name) => return Ok(Step::Input(name)),
+                        None => {
+                            let value = fold::of_inputs(self.builder.graph(), id, &self.given);
+                            self.replace(&BTreeMap::from([(id, Tensor::known(value))]));
+                        }
+                    }
+                }
+                Ok(()) | Err(Stop::Needs(_)) => {
+                    return Err(ImportError::Model(std::mem::take(&mut self.problems)));
+                }
+                Err(Stop::Problem(problem)) => {
+                    self.problems.push(NodeProblem::of_model(problem));
+                    return Err(ImportError::Model(std::mem::take(&mut self.problems)));
+                }
             }
         }
     }
 
     /// Gives the value of an input that [`Step::Input`] asked for.
     pub fn give(&mut self, name: &str, value: &Literal) {
+        self.given.insert(name.to_string(), value.clone());
         let leaf = self.builder.graph().leaf(thalweg_tensor::ops::LeafKind::Input, name);
         if let Some(id) = leaf {
             self.replace(&BTreeMap::from([(id, Tensor::known(value.clone()))]));
