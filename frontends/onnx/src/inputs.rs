@@ -10,7 +10,7 @@ use crate::proto::type_proto::Value as Kind;
 use crate::proto::{GraphProto, SparseTensorProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension};
 use crate::value::{Content, HostValue, Tensor, Value};
 use std::collections::BTreeMap;
-use thalweg_base::{Dim, Literal, Scalar, Symbol};
+use thalweg_base::{Dim, Literal, Scalar};
 use thalweg_tensor::TensorType;
 
 /// An input or output of a model.
@@ -252,6 +252,6 @@ pub(crate) fn identifier(name: &str) -> String {
     match text.chars().next() {
         Some(first) if first.is_ascii_digit() => format!("n{text}"),
         Some(_) => text,
-        None => Symbol::new("size").name().to_string(),
+        None => "size".to_string(),
     }
 }

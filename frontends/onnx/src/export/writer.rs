@@ -115,13 +115,9 @@ impl Writer {
         let own = if self.taken.contains(name) { self.fresh(name) } else { name.to_string() };
         self.taken.insert(own.clone());
         if own != name {
-            let moved = |(input, at): &mut (String, usize)| {
-                if input == name {
-                    *input = own.clone();
-                }
-                let _ = at;
-            };
-            self.symbols.values_mut().for_each(moved);
+            for (input, _) in self.symbols.values_mut().filter(|(input, _)| input == name) {
+                *input = own.clone();
+            }
         }
         self.values[id.index()] = vec![own.clone()];
         own
