@@ -108,6 +108,7 @@ impl Elaborator<'_> {
                 let mut given: Vec<Option<Given>> =
                     values.into_iter().map(|value| Some(Given { value, span, variable: None })).collect();
                 given.resize(params.len(), None);
+                self.all_given(params, &given, function, span)?;
                 let name = function.name.name.to_string();
                 self.call_user((function, *module, bound.clone()), given, name, parts, span)
             }
@@ -154,22 +155,33 @@ impl Elaborator<'_> {
                 }
             }
         }
+        failed |= self.all_given(params, &given, function, span).is_err();
+        if failed { Err(Reported) } else { Ok(given) }
+    }
+
+    /// Complains of parameters that have neither an argument nor a default.
+    fn all_given(
+        &mut self,
+        params: &[Param],
+        given: &[Option<Given>],
+        function: &Function,
+        span: Span,
+    ) -> Checked<()> {
         let missing: Vec<&Param> = params
             .iter()
-            .zip(&given)
+            .zip(given)
             .filter(|(param, given)| given.is_none() && param.default.is_none())
             .map(|(param, _)| param)
             .collect();
-        if !missing.is_empty() {
-            let names: Vec<String> = missing.iter().map(|param| format!("`{}`", param.name.name)).collect();
-            let error =
-                Diagnostic::error("E0106", format!("`{}` needs {}", function.name.name, names.join(" and ")))
-                    .at(span, format!("{} not given", names.join(" and ")))
-                    .label(missing[0].name.span, "declared here");
-            self.fail(error);
-            failed = true;
-        }
-        if failed { Err(Reported) } else { Ok(given) }
+        let Some(first) = missing.first() else {
+            return Ok(());
+        };
+        let names: Vec<String> = missing.iter().map(|param| format!("`{}`", param.name.name)).collect();
+        let names = names.join(" and ");
+        let error = Diagnostic::error("E0106", format!("`{}` needs {names}", function.name.name))
+            .at(span, format!("{names} not given"))
+            .label(first.name.span, "declared here");
+        Err(self.fail(error))
     }
 
     fn argument(&mut self, ty: &TypeExpr, expr: &Expr) -> Checked<Given> {

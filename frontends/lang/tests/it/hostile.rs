@@ -263,3 +263,22 @@ proptest! {
         survive(&changed(PROGRAMS[which], &changes));
     }
 }
+
+/// Whatever has a name may be given where a training wants a function: the compiler calls it with values of its own, not with
+/// arguments that were written. Found by the fuzzer, with a function of too many parameters.
+#[test]
+fn any_function_may_stand_where_one_is_called_by_the_compiler() {
+    let mut names: Vec<String> = thalweg_lang::primitives().map(|builtin| builtin.name.to_string()).collect();
+    names.extend(thalweg_lang::library().into_iter().map(|item| format!("{}.{}", item.module, item.name)));
+    for name in names {
+        for (gradients, optimizer) in [(&*name, "optim.sgd(lr: 0.1)"), ("optim.clip_by_norm(1.0)", &*name)] {
+            let text = format!(
+                "use nn\nuse optim\n\nmodel Net(x: f32[batch, 4]) -> f32[batch, 3] {{\n    nn.linear(x, 3, init: {name})\n}}\n\n\
+                 train Net {{\n    data = csv(\"a.csv\", target: \"y\")\n    logits = Net(data.x)\n    \
+                 loss = nn.cross_entropy(logits, data.y)\n    gradients = {gradients}\n    optimizer = {optimizer}\n    batch = 8\n}}\n"
+            );
+            survive(&text);
+            survive(&text.replace(&format!(", init: {name}"), ""));
+        }
+    }
+}
