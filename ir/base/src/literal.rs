@@ -1,15 +1,16 @@
 //! A dense tensor of known values in host memory, with its bytes in storage format.
 
 use crate::{DType, Scalar};
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::sync::Arc;
 
-/// A dense, row-major tensor of known values. Cloning shares the bytes.
+/// A dense, row-major tensor of known values. Cloning shares the bytes, which may be anyone's: a vector's, or those of a mapped
+/// file.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Literal {
     dtype: DType,
     shape: Vec<usize>,
-    bytes: Arc<[u8]>,
+    bytes: Bytes,
 }
 
 /// Why bytes do not make a literal.
@@ -29,7 +30,7 @@ impl Literal {
     pub fn from_bytes(
         dtype: DType,
         shape: &[usize],
-        bytes: impl Into<Arc<[u8]>>,
+        bytes: impl Into<Bytes>,
     ) -> Result<Literal, LiteralError> {
         let bytes = bytes.into();
         let expected = shape.iter().try_fold(dtype.size_bytes(), |product, &dim| product.checked_mul(dim));
@@ -90,6 +91,11 @@ impl Literal {
     /// The storage bytes, little-endian and row-major.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The storage bytes, shared.
+    pub fn shared_bytes(&self) -> Bytes {
+        self.bytes.clone()
     }
 
     /// The element at a row-major position.
