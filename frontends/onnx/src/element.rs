@@ -2,6 +2,7 @@
 
 use crate::error::Problem;
 use crate::proto::{TensorProto, tensor_proto::DataType};
+use bytes::Bytes;
 use thalweg_base::{DType, Literal};
 
 /// An element type of the format.
@@ -207,14 +208,13 @@ pub fn literal(tensor: &TensorProto) -> Result<(Literal, Element), Problem> {
     let dtype = element.storage();
     let (shape, count) = sizes(&tensor.dims, dtype)?;
     let raw = &tensor.raw_data;
-    let mut bytes = match element {
-        _ if raw.is_empty() => typed(tensor, element, count)?,
-        Element::Narrow(narrow) => unpack(raw, narrow, count)?,
-        Element::Plain(_) => raw.to_vec(),
+    let bytes: Bytes = match element {
+        _ if raw.is_empty() => typed(tensor, element, count)?.into(),
+        Element::Narrow(narrow) => unpack(raw, narrow, count)?.into(),
+        Element::Plain(DType::Bool) => raw.iter().map(|byte| (*byte != 0) as u8).collect(),
+        // Weights may be gigabytes of a mapped file: they are shared, not copied.
+        Element::Plain(_) => raw.clone(),
     };
-    if dtype == DType::Bool {
-        bytes.iter_mut().for_each(|byte| *byte = (*byte != 0) as u8);
-    }
     let found = bytes.len();
     Literal::from_bytes(dtype, &shape, bytes).map(|literal| (literal, element)).map_err(|_| {
         let expected = count * dtype.size_bytes();
@@ -237,9 +237,8 @@ fn typed(tensor: &TensorProto, element: Element, count: usize) -> Result<Vec<u8>
         Element::Plain(DType::F16 | DType::BF16 | DType::U16 | DType::I16) => {
             each(&tensor.int32_data, |value| (value as u16).to_le_bytes())
         }
-        Element::Plain(DType::U8 | DType::I8 | DType::Bool) => {
-            each(&tensor.int32_data, |value| [value as u8])
-        }
+        Element::Plain(DType::U8 | DType::I8) => each(&tensor.int32_data, |value| [value as u8]),
+        Element::Plain(DType::Bool) => each(&tensor.int32_data, |value| [(value != 0) as u8]),
         Element::Narrow(narrow) => {
             let packed = each(&tensor.int32_data, |value| [value as u8]);
             unpack(&packed, narrow, count)?
