@@ -62,7 +62,7 @@ fn run(plan: Plan, device: &dyn Device, environment: &Environment) -> BTreeMap<S
                 program.write(port.places[0], value.bytes()).expect("ports lie in the arena");
             }
         }
-        program.run(&mut RunContext::new(&mut Alone)).expect("nothing stops the run");
+        program.run(&mut RunContext::new(&mut Alone), &mut []).expect("nothing stops the run");
         let mut read = |prefix: &str, port: &Port| {
             let count: usize = port.shape.iter().product();
             let mut bytes = vec![0; count * port.dtype.size_bytes()];

@@ -8,7 +8,7 @@ use crate::storage::write_atomically;
 use crate::tensor::Tensor;
 use std::fs;
 use std::path::Path;
-use thalweg_base::{DType, Literal};
+use thalweg_base::{Buffer, DType, Literal};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
@@ -95,7 +95,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<Tensor, String> {
     let data = &rest[length..];
     let count = header.shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
     let expected = count.and_then(|count| count.checked_mul(element.width));
-    let (Some(count), Some(expected)) = (count, expected) else {
+    let Some(expected) = expected else {
         return Err("the shape is too large".into());
     };
     if data.len() != expected {
@@ -111,26 +111,23 @@ fn parse(bytes: &[u8]) -> std::result::Result<Tensor, String> {
         false => index,
     };
     let plain = !header.fortran_order && !element.swap;
-    let data = match plain {
-        true => data.to_vec(),
+    let mut values = Buffer::zeroed(expected);
+    match plain {
+        true => values.as_mut().copy_from_slice(data),
         false => {
-            let mut out = Vec::with_capacity(count * element.width);
-            for index in 0..count {
+            for (index, value) in values.as_mut().chunks_exact_mut(element.width).enumerate() {
                 let at = position(index) * element.width;
-                let mut value = data[at..at + element.width].to_vec();
+                value.copy_from_slice(&data[at..at + element.width]);
                 if element.swap {
                     value.reverse();
                 }
-                out.extend(value);
             }
-            out
         }
-    };
-    let data = match dtype == DType::Bool {
-        true => data.into_iter().map(|byte| (byte != 0) as u8).collect(),
-        false => data,
-    };
-    Ok(Tensor(Literal::from_bytes(dtype, &header.shape, data).map_err(|error| error.to_string())?))
+    }
+    if dtype == DType::Bool {
+        values.as_mut().iter_mut().for_each(|byte| *byte = (*byte != 0) as u8);
+    }
+    Ok(Tensor(Literal::from_bytes(dtype, &header.shape, values).map_err(|error| error.to_string())?))
 }
 
 /// How an element lies in a file.

@@ -1,8 +1,9 @@
 //! Tensors that go into and come out of a session, and how they are made from and into `ndarray` arrays.
 
 use crate::error::{Error, Result};
+use bytes::Bytes;
 use ndarray::{ArrayBase, ArrayD, Data, Dimension, IxDyn};
-use thalweg_base::{DType, Literal};
+use thalweg_base::{Buffer, DType, Literal};
 
 /// A dense, row-major tensor of values in host memory. Cloning shares the values.
 ///
@@ -23,7 +24,7 @@ pub trait Element: Copy + private::Sealed + 'static {
     const DTYPE: DType;
 
     #[doc(hidden)]
-    fn to_bytes(elements: &[Self]) -> Vec<u8>;
+    fn to_bytes(elements: &[Self]) -> Buffer;
 
     #[doc(hidden)]
     fn from_bytes(bytes: &[u8]) -> Vec<Self>;
@@ -40,10 +41,13 @@ macro_rules! element {
         impl Element for $ty {
             const DTYPE: DType = DType::$dtype;
 
-            fn to_bytes(elements: &[Self]) -> Vec<u8> {
+            fn to_bytes(elements: &[Self]) -> Buffer {
                 match cfg!(target_endian = "little") {
-                    true => bytemuck::cast_slice(elements).to_vec(),
-                    false => elements.iter().flat_map(|element| element.to_le_bytes()).collect(),
+                    true => Buffer::copy_of(bytemuck::cast_slice(elements)),
+                    false => {
+                        let bytes: Vec<u8> = elements.iter().flat_map(|element| element.to_le_bytes()).collect();
+                        Buffer::copy_of(&bytes)
+                    }
                 }
             }
 
@@ -65,8 +69,10 @@ impl private::Sealed for bool {}
 impl Element for bool {
     const DTYPE: DType = DType::Bool;
 
-    fn to_bytes(elements: &[Self]) -> Vec<u8> {
-        elements.iter().map(|element| *element as u8).collect()
+    fn to_bytes(elements: &[Self]) -> Buffer {
+        let mut bytes = Buffer::zeroed(elements.len());
+        bytes.as_mut().iter_mut().zip(elements).for_each(|(byte, element)| *byte = *element as u8);
+        bytes
     }
 
     fn from_bytes(bytes: &[u8]) -> Vec<Self> {
@@ -77,12 +83,16 @@ impl Element for bool {
 impl Tensor {
     /// A tensor from elements in row-major order. Fails when there are not as many as the shape has.
     pub fn new<T: Element>(shape: &[usize], elements: &[T]) -> Result<Tensor> {
-        Tensor::from_bytes(T::DTYPE, shape, T::to_bytes(elements))
+        Tensor::of(T::DTYPE, shape, T::to_bytes(elements))
     }
 
     /// A tensor from its storage bytes: little-endian, row-major, truth values one byte each. Fails when the length does
     /// not fit the shape.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: Vec<u8>) -> Result<Tensor> {
+        Tensor::of(dtype, shape, bytes)
+    }
+
+    fn of(dtype: DType, shape: &[usize], bytes: impl Into<Bytes>) -> Result<Tensor> {
         let literal = Literal::from_bytes(dtype, shape, bytes);
         literal.map(Tensor).map_err(|error| Error::Inputs { problems: vec![error.to_string()] })
     }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod buffer;
 pub mod diagnostic;
 pub mod dim;
 pub mod dtype;
@@ -21,6 +22,7 @@ pub mod scalar;
 pub mod span;
 pub mod tolerance;
 
+pub use buffer::{Buffer, Recycled};
 pub use diagnostic::{Diagnostic, Label, Severity};
 pub use dim::{Bindings, Dim, Symbol};
 pub use dtype::DType;

@@ -7,6 +7,7 @@ use crate::prepare::{
     PreparedLaunch, Preparer, kernels_of,
 };
 use crate::routines::{self, Shared};
+use crate::windows::{Lent, Windows};
 use crate::{
     CheckedPlan, CollectiveCall, CpuFacts, Device, DeviceError, LoadedProgram, RunContext, RunError, detect,
     features, steps_in_order,
@@ -80,13 +81,19 @@ struct CpuProgram {
     arena: Arena,
     workspace: Arena,
     prepared: Prepared,
+    windows: Windows,
+    /// Where each region would begin if it were the whole arena: the arena itself, then each window.
+    bases: Vec<*mut u8>,
+    /// Room for those of the next run.
+    next_bases: Vec<*mut u8>,
     turns: Vec<usize>,
     /// Keeps the entries of `prepared` mapped.
     _code: CodeMemory,
 }
 
-// SAFETY: the pointers in `prepared` are into `arena`, the helpers' table and `_code`, which move along or are static, and
-// none of them belongs to a particular thread.
+// SAFETY: the pointers in `prepared` and `bases` are into `arena`, the helpers' table and `_code`, which move along or are
+// static, and none of them belongs to a particular thread. Those into memory that was lent for a run are replaced before
+// the next one.
 unsafe impl Send for CpuProgram {}
 
 impl CpuProgram {
@@ -103,8 +110,10 @@ impl CpuProgram {
         for (offset, value) in &program.constants {
             arena.write(*offset, value.bytes())?;
         }
+        let windows = Windows::of(plan, rank);
         let prepared = Preparer {
             plan,
+            windows: &windows,
             code: &code,
             base: arena.base(),
             helpers: helpers(),
@@ -122,6 +131,9 @@ impl CpuProgram {
             pool: Arc::clone(pool),
             workspace: Arena::new(prepared.workspace_bytes, "a workspace")?,
             turns: vec![0; prepared.slots],
+            bases: vec![arena.base(); windows.regions()],
+            next_bases: vec![arena.base(); windows.regions()],
+            windows,
             arena,
             prepared,
             _code: code,
@@ -153,13 +165,14 @@ impl LoadedProgram for CpuProgram {
         self.arena.read(offset, into)
     }
 
-    fn run(&mut self, context: &mut RunContext<'_>) -> Result<(), RunError> {
+    fn run(&mut self, context: &mut RunContext<'_>, lent: &mut [Lent<'_>]) -> Result<(), RunError> {
+        self.lend(lent)?;
         let Prepared { operations, table, bounds, packed, .. } = &mut self.prepared;
         let mut machine = Machine {
             plan: &self.plan,
             rank: self.rank,
             pool: &self.pool,
-            base: self.arena.base(),
+            bases: &self.bases,
             workspace: self.workspace.base(),
             table,
             bounds,
@@ -167,7 +180,47 @@ impl LoadedProgram for CpuProgram {
             turns: &mut self.turns,
             context,
         };
-        machine.steps(operations)
+        machine.steps(operations)?;
+        self.take_back(lent)
+    }
+}
+
+impl CpuProgram {
+    /// Lets windows lie in the lent memory that fits them and copies the inputs that do not.
+    fn lend(&mut self, lent: &mut [Lent<'_>]) -> Result<(), RunError> {
+        let arena = self.arena.base();
+        self.next_bases.fill(arena);
+        for lent in lent {
+            match (self.windows.fits(lent), lent) {
+                // Steps never write where an input lies, else it would not fit.
+                (Some(region), Lent::Input { offset, bytes }) => {
+                    self.next_bases[region] = bytes.as_ptr().cast_mut().wrapping_sub(*offset);
+                }
+                (Some(region), Lent::Output { offset, bytes }) => {
+                    self.next_bases[region] = bytes.as_mut_ptr().wrapping_sub(*offset);
+                }
+                (None, Lent::Input { offset, bytes }) => self.write(*offset, bytes)?,
+                (None, Lent::Output { .. }) => {}
+            }
+        }
+        if self.next_bases != self.bases {
+            std::mem::swap(&mut self.bases, &mut self.next_bases);
+            for (entry, region, offset) in &self.prepared.windowed {
+                self.prepared.table[*entry] = self.bases[*region].wrapping_add(*offset);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the outputs that were not written where they are wanted.
+    fn take_back(&self, lent: &mut [Lent<'_>]) -> Result<(), RunError> {
+        for lent in lent {
+            let copied = self.windows.fits(lent).is_none();
+            if let (true, Lent::Output { offset, bytes }) = (copied, lent) {
+                self.arena.read(*offset, bytes)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -176,7 +229,7 @@ struct Machine<'a, 'b> {
     plan: &'a Plan,
     rank: usize,
     pool: &'a ThreadPool,
-    base: *mut u8,
+    bases: &'a [*mut u8],
     workspace: *mut u8,
     table: &'a mut [*mut u8],
     bounds: &'a [i64],
@@ -189,8 +242,9 @@ impl Machine<'_, '_> {
     /// The address of a place in the present turns.
     #[inline]
     fn at(&self, place: &Place) -> *mut u8 {
-        // SAFETY: the verifier checked that the place is within the arena in every turn of the loops around it.
-        unsafe { self.base.add(place.offset(self.turns)) }
+        // The verifier checked that the place is within the arena in every turn of the loops around it, and it is within its
+        // window in every turn, if it lies in one.
+        self.bases[place.region()].wrapping_add(place.offset(self.turns))
     }
 
     /// Whether the flag at a place holds.
@@ -328,14 +382,16 @@ impl Machine<'_, '_> {
 
     fn collective(&mut self, collective: &PreparedCollective) -> Result<(), RunError> {
         let PreparedCollective { step, label, operand, operand_bytes, result, result_bytes } = collective;
-        let (operand, result) = (operand.offset(self.turns), result.offset(self.turns));
-        let apart = operand + operand_bytes <= result || result + result_bytes <= operand;
+        let (operand, result) = (self.at(operand), self.at(result));
+        let apart = operand as usize + operand_bytes <= result as usize
+            || result as usize + result_bytes <= operand as usize;
         assert!(apart, "step `{label}`: a collective's operand and result are different places");
-        // SAFETY: the verifier checked that both are within the arena; they do not overlap; no other step runs meanwhile.
+        // SAFETY: the verifier checked that both are within the arena, or lent memory is that stands for a part of it; they
+        // do not overlap; no other step runs meanwhile.
         let (operand, result) = unsafe {
             (
-                std::slice::from_raw_parts(self.base.add(operand), *operand_bytes),
-                std::slice::from_raw_parts_mut(self.base.add(result), *result_bytes),
+                std::slice::from_raw_parts(operand, *operand_bytes),
+                std::slice::from_raw_parts_mut(result, *result_bytes),
             )
         };
         self.context

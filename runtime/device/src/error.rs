@@ -93,6 +93,9 @@ pub enum RunError {
         /// The step that was not begun.
         step: String,
     },
+    /// Lent memory could not be copied.
+    #[error(transparent)]
+    Memory(#[from] DeviceError),
     /// A collective failed.
     #[error("step `{step}`: {source}")]
     Collective {

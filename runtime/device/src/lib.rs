@@ -23,6 +23,7 @@ mod place;
 mod prepare;
 mod reference;
 mod routines;
+mod windows;
 
 pub use context::{Alone, CollectiveCall, Exchange, ExchangeError, RunContext, StepTime};
 pub use cpu::CpuDevice;
@@ -31,6 +32,7 @@ pub use error::{DeviceError, RunError};
 pub use features::features;
 pub use map::MappedFile;
 pub use reference::ReferenceDevice;
+pub use windows::Lent;
 
 use std::sync::Arc;
 use thalweg_base::DeviceDescription;
@@ -79,8 +81,10 @@ pub trait LoadedProgram: Send {
     /// Reads bytes from the arena.
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), DeviceError>;
 
-    /// Runs all steps once. After an error the arena holds whatever the steps before it left.
-    fn run(&mut self, context: &mut RunContext<'_>) -> Result<(), RunError>;
+    /// Runs all steps once. Inputs that are lent are read where they are, and outputs written, as far as the device can;
+    /// what the arena holds in their place is then undefined. After an error the arena, and what was lent for outputs, hold
+    /// whatever the steps before it left.
+    fn run(&mut self, context: &mut RunContext<'_>, lent: &mut [Lent<'_>]) -> Result<(), RunError>;
 }
 
 /// Every step of a program with its depth of nesting, in the order that positions and [`StepTime`]s count them: a step

@@ -1,20 +1,28 @@
 //! Places in the arena, with the turns of loops resolved to numbers.
 
+use crate::windows::Windows;
 use std::collections::BTreeMap;
 use thalweg_plan::{Address, LoopId};
 
 /// An address whose loops are slots of the table of turns.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
+    region: usize,
     offset: usize,
     shifts: Box<[(usize, isize)]>,
 }
 
 impl Place {
     /// Resolves an address; `slots` has every loop around it, as the verifier checked.
-    pub(crate) fn new(address: &Address, slots: &BTreeMap<LoopId, usize>) -> Place {
+    pub(crate) fn new(address: &Address, slots: &BTreeMap<LoopId, usize>, windows: &Windows) -> Place {
         let shifts = address.per_turn.iter().map(|(id, stride)| (slots[id], *stride as isize)).collect();
-        Place { offset: address.offset, shifts }
+        Place { region: windows.region(address.offset), offset: address.offset, shifts }
+    }
+
+    /// The region that it lies in, in every turn.
+    #[inline]
+    pub(crate) fn region(&self) -> usize {
+        self.region
     }
 
     /// The byte offset in the present turns.

@@ -3,6 +3,7 @@
 use crate::memory::{Arena, CodeMemory, Entry};
 use crate::place::Place;
 use crate::routines::{ArgSortRoutine, ScatterRoutine};
+use crate::windows::Windows;
 use crate::{DeviceError, steps_in_order};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -95,6 +96,8 @@ pub(crate) struct PackedUse {
 pub(crate) struct Prepared {
     pub(crate) operations: Vec<Operation>,
     pub(crate) table: Vec<*mut u8>,
+    /// Entries of the table that lie in a window: the entry, its region, its offset in the arena.
+    pub(crate) windowed: Vec<(usize, usize, usize)>,
     pub(crate) bounds: Vec<i64>,
     pub(crate) packed: Vec<Packed>,
     /// Loops whose turns are counted.
@@ -134,6 +137,7 @@ pub(crate) struct Preparer<'a> {
     pub(crate) threads: usize,
     /// The most bytes that further packed operands may take.
     pub(crate) packing_bytes_left: usize,
+    pub(crate) windows: &'a Windows,
     pub(crate) slots: BTreeMap<LoopId, usize>,
     /// How often the loop of each slot turns.
     pub(crate) loop_turns: Vec<usize>,
@@ -152,7 +156,7 @@ impl Preparer<'_> {
     }
 
     fn place(&self, step: &Step, address: &Address, dtype: DType) -> Result<Place, DeviceError> {
-        let place = Place::new(address, &self.slots);
+        let place = Place::new(address, &self.slots, self.windows);
         match place.is_aligned(dtype.size_bytes()) {
             true => Ok(place),
             false => Err(invalid(step, format!("offset {} is not aligned for {dtype}", address.offset))),
@@ -236,6 +240,8 @@ impl Preparer<'_> {
             let pointer = unsafe { self.base.add(offset) };
             if !place.is_fixed() {
                 shifted.push((self.out.table.len(), place));
+            } else if place.region() != 0 {
+                self.out.windowed.push((self.out.table.len(), place.region(), offset));
             }
             self.out.table.push(pointer);
         }
@@ -301,6 +307,8 @@ impl Preparer<'_> {
             None => None,
         };
         let operands = self.operands(step, addresses, contraction.dtype)?;
+        // What is lent for a run is other memory each time.
+        let b_constant = b_constant && operands[1].region() == 0;
         let packed = match b_constant && extents[0] == 1 && PACKED_ROWS.contains(&extents[1]) {
             true => self.packed(&prepared, contraction, &operands[1])?,
             false => None,

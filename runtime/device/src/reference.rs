@@ -2,7 +2,7 @@
 
 use crate::prepare::collective_bytes;
 use crate::{
-    CheckedPlan, CollectiveCall, Device, DeviceError, LoadedProgram, RunContext, RunError, detect,
+    CheckedPlan, CollectiveCall, Device, DeviceError, Lent, LoadedProgram, RunContext, RunError, detect,
     steps_in_order,
 };
 use std::collections::BTreeMap;
@@ -73,10 +73,22 @@ impl LoadedProgram for ReferenceProgram {
         Ok(())
     }
 
-    fn run(&mut self, context: &mut RunContext<'_>) -> Result<(), RunError> {
+    fn run(&mut self, context: &mut RunContext<'_>, lent: &mut [Lent<'_>]) -> Result<(), RunError> {
+        for lent in lent.iter() {
+            if let Lent::Input { offset, bytes } = lent {
+                self.write(*offset, bytes)?;
+            }
+        }
         let plan = Arc::clone(&self.plan);
         let steps = &plan.programs[self.rank].steps;
-        Run { plan: &plan, arena: &mut self.arena, turns: BTreeMap::new(), number: 0, context }.steps(steps)
+        Run { plan: &plan, arena: &mut self.arena, turns: BTreeMap::new(), number: 0, context }
+            .steps(steps)?;
+        for lent in lent {
+            if let Lent::Output { offset, bytes } = lent {
+                self.read(*offset, bytes)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -12,7 +12,8 @@ use thalweg_collective::{
     CollectiveError, Communicator, ThreadCommunicator, ThreadOptions, perform, threads,
 };
 use thalweg_device::{
-    CollectiveCall, Exchange, ExchangeError, LoadedProgram, RunContext, RunError, StepTime, steps_in_order,
+    CollectiveCall, Exchange, ExchangeError, Lent, LoadedProgram, RunContext, RunError, StepTime,
+    steps_in_order,
 };
 use thalweg_plan::Plan;
 
@@ -156,15 +157,16 @@ impl Crew {
         Interrupt(Arc::clone(&self.shared.interrupt))
     }
 
-    /// Runs all devices once. With an epoch, the times of all steps are in the stations afterwards.
-    pub(crate) fn run(&mut self, epoch: Option<Instant>) -> Result<(), ExecutorError> {
+    /// Runs all devices once, the first with what is lent to it. With an epoch, the times of all steps are in the stations
+    /// afterwards.
+    pub(crate) fn run(&mut self, epoch: Option<Instant>, lent: &mut [Lent<'_>]) -> Result<(), ExecutorError> {
         let mut orders = lock(&self.shared.orders);
         orders.call += 1;
         orders.remaining = self.workers.len();
         orders.epoch = epoch;
         drop(orders);
         self.shared.begun.notify_all();
-        let first = self.shared.run(0, epoch);
+        let first = self.shared.run(0, epoch, lent);
         let mut orders = lock(&self.shared.orders);
         orders.failures[0] = first;
         while orders.remaining > 0 {
@@ -216,7 +218,7 @@ impl Shared {
             seen = orders.call;
             let epoch = orders.epoch;
             drop(orders);
-            let failure = self.run(rank, epoch);
+            let failure = self.run(rank, epoch, &mut []);
             let mut orders = lock(&self.orders);
             orders.failures[rank] = failure;
             orders.remaining -= 1;
@@ -227,7 +229,7 @@ impl Shared {
     }
 
     /// Runs one device. When it fails, the others are told.
-    fn run(&self, rank: usize, epoch: Option<Instant>) -> Option<Failure> {
+    fn run(&self, rank: usize, epoch: Option<Instant>, lent: &mut [Lent<'_>]) -> Option<Failure> {
         let mut station = lock(&self.stations[rank]);
         let Station { program, communicator, times } = &mut *station;
         let position = &self.positions[rank];
@@ -238,7 +240,7 @@ impl Shared {
                 Some(epoch) => context.with_clock(epoch, times),
                 None => context,
             };
-            program.run(&mut context)
+            program.run(&mut context, lent)
         }));
         let failure = match outcome {
             Ok(Ok(())) => return None,

@@ -3,11 +3,13 @@
 use crate::crew::Crew;
 use crate::piece::Piece;
 use crate::{ExecutorError, Interrupt, Trace, initial_bytes};
+use bytes::Bytes;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use thalweg_base::{DType, Literal};
+use thalweg_base::{DType, Literal, Recycled};
 use thalweg_collective::ThreadOptions;
-use thalweg_device::{CheckedPlan, CpuDevice, Device, LoadedProgram, ReferenceDevice};
+use thalweg_device::{CheckedPlan, CpuDevice, Device, Lent, LoadedProgram, ReferenceDevice};
 use thalweg_plan::{Plan, Port};
 
 /// How a plan is run.
@@ -65,6 +67,8 @@ pub struct Executor {
     outputs: Vec<Gate>,
     /// Parameters, then states.
     kept: Vec<Gate>,
+    /// What the outputs of the last run were written into.
+    given: Vec<Recycled>,
     /// How many threads may work on first values.
     threads: usize,
     trace: Option<(Instant, usize, Trace)>,
@@ -120,6 +124,7 @@ impl Executor {
             devices,
             crew,
             plan,
+            given: Vec::new(),
             trace: None,
         })
     }
@@ -225,22 +230,32 @@ impl Executor {
         {
             return Err(unknown("input", name, self.plan.inputs.iter()));
         }
-        let plan = Arc::clone(&self.plan);
-        for (at, port) in plan.inputs.iter().enumerate() {
+        let mut ordered = Vec::with_capacity(self.inputs.len());
+        for port in &self.plan.inputs {
             let given = inputs.iter().find(|(name, _)| *name == port.name);
             let (_, value) = given.ok_or_else(|| ExecutorError::Missing {
                 name: port.name.clone(),
                 dtype: port.dtype,
                 shape: port.shape.clone(),
             })?;
-            self.set_input(at, *value)?;
+            ordered.push(*value);
         }
-        self.execute()?;
-        (0..plan.outputs.len()).map(|at| self.output(at)).collect()
+        let mut given = std::mem::take(&mut self.given);
+        given.resize(self.outputs.len(), Recycled::default());
+        let ran = {
+            let buffers = given.iter_mut().zip(&self.outputs);
+            let mut outputs: Vec<&mut [u8]> =
+                buffers.map(|(buffer, gate)| buffer.writable(gate.bytes)).collect();
+            self.run_into(&ordered, &mut outputs)
+        };
+        self.given = given;
+        ran?;
+        let outputs = self.plan.outputs.iter().zip(&self.given);
+        Ok(outputs.map(|(port, given)| literal(port, given.give())).collect())
     }
 
-    /// Runs the plan once, allocating nothing: inputs and outputs in the order of the signature, outputs as the bytes of
-    /// global tensors.
+    /// Runs the plan once, allocating nothing (but a list of more than 32 of them): inputs and outputs in the order of the signature, outputs as the bytes of
+    /// global tensors. A single device reads inputs and writes outputs where they are.
     pub fn run_into(
         &mut self,
         inputs: &[TensorView<'_>],
@@ -257,7 +272,24 @@ impl Executor {
             check_bytes(&self.plan.outputs[at], self.outputs[at].bytes, output.len())?;
         }
         for (at, value) in inputs.iter().enumerate() {
-            self.set_input(at, *value)?;
+            check_type(&self.plan.inputs[at], value)?;
+        }
+        if self.crew.devices() == 1 {
+            let whole = |gate: &Gate| gate.pieces[0].is_whole().then(|| gate.pieces[0].place());
+            let inputs =
+                self.inputs.iter().zip(inputs).filter_map(|(gate, value)| {
+                    Some(Lent::Input { offset: whole(gate)?, bytes: value.bytes })
+                });
+            let outputs = self
+                .outputs
+                .iter()
+                .zip(outputs)
+                .filter_map(|(gate, output)| Some(Lent::Output { offset: whole(gate)?, bytes: output }));
+            let mut lent: SmallVec<[Lent<'_>; 32]> = inputs.chain(outputs).collect();
+            return self.execute_with(&mut lent);
+        }
+        for (gate, value) in self.inputs.iter().zip(inputs) {
+            self.write(gate, value.bytes)?;
         }
         self.execute()?;
         for (at, output) in outputs.iter_mut().enumerate() {
@@ -266,7 +298,8 @@ impl Executor {
         Ok(())
     }
 
-    /// Writes an input, given by its position in the signature. It stays until it is written again.
+    /// Writes an input, given by its position in the signature. It stays until it is written again, or the plan is run with
+    /// other inputs.
     pub fn set_input(&mut self, at: usize, value: TensorView<'_>) -> Result<(), ExecutorError> {
         check_type(&self.plan.inputs[at], &value)?;
         self.write(&self.inputs[at], value.bytes)
@@ -274,7 +307,11 @@ impl Executor {
 
     /// Runs the plan on the inputs that were written last.
     pub fn execute(&mut self) -> Result<(), ExecutorError> {
-        self.crew.run(self.trace.as_ref().map(|(epoch, ..)| *epoch))?;
+        self.execute_with(&mut [])
+    }
+
+    fn execute_with(&mut self, lent: &mut [Lent<'_>]) -> Result<(), ExecutorError> {
+        self.crew.run(self.trace.as_ref().map(|(epoch, ..)| *epoch), lent)?;
         if let Some((_, calls, trace)) = &mut self.trace {
             for rank in 0..self.crew.devices() {
                 trace.record(&self.plan, rank, *calls, &self.crew.station(rank).times);
@@ -284,14 +321,14 @@ impl Executor {
         Ok(())
     }
 
-    /// An output of the last run, by its position in the signature.
+    /// An output of the last [`execute`](Self::execute), by its position in the signature.
     pub fn output(&self, at: usize) -> Result<Literal, ExecutorError> {
         let mut bytes = vec![0; self.outputs[at].bytes];
         self.read(&self.outputs[at], &mut bytes)?;
         Ok(literal(&self.plan.outputs[at], bytes))
     }
 
-    /// Reads an output of the last run into a buffer of its size.
+    /// Reads an output of the last [`execute`](Self::execute) into a buffer of its size.
     pub fn output_into(&self, at: usize, bytes: &mut [u8]) -> Result<(), ExecutorError> {
         check_bytes(&self.plan.outputs[at], self.outputs[at].bytes, bytes.len())?;
         self.read(&self.outputs[at], bytes)
@@ -345,7 +382,7 @@ fn copy_piece(
     Ok(())
 }
 
-fn literal(port: &Port, bytes: Vec<u8>) -> Literal {
+fn literal(port: &Port, bytes: impl Into<Bytes>) -> Literal {
     Literal::from_bytes(port.dtype, &port.shape, bytes).expect("a gate has the bytes of its port")
 }
 

@@ -49,6 +49,11 @@ impl Piece {
         self.run * self.runs
     }
 
+    /// Whether it is the global tensor.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.runs == 1 && self.start == 0
+    }
+
     /// Where the device holds it.
     pub(crate) fn place(&self) -> usize {
         self.place

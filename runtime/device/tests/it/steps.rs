@@ -5,14 +5,14 @@ use crate::plans::{at, launch, matrices, numbers, plan, step};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
-use thalweg_base::{DType, Literal, Mesh, ReduceFn, Scalar};
+use thalweg_base::{Buffer, DType, Layout, Literal, Mesh, ReduceFn, Scalar};
 use thalweg_device::{
-    Alone, CheckedPlan, CpuDevice, Device, LoadedProgram, ReferenceDevice, RunContext, RunError, StepTime,
-    steps_in_order,
+    Alone, CheckedPlan, CpuDevice, Device, Lent, LoadedProgram, ReferenceDevice, RunContext, RunError,
+    StepTime, steps_in_order,
 };
 use thalweg_plan::{
-    Address, ArgSort, CollectiveKind, CollectiveStep, Convolution, ConvolveDirection, LoopId, Plan, Scatter,
-    StepKind,
+    Address, ArgSort, CollectiveKind, CollectiveStep, Convolution, ConvolveDirection, LoopId, Plan, Port,
+    Scatter, StepKind,
 };
 
 fn devices() -> Vec<(&'static str, Box<dyn Device>)> {
@@ -29,7 +29,7 @@ fn load(device: &dyn Device, plan: &Plan) -> Box<dyn LoadedProgram> {
 }
 
 fn run(program: &mut dyn LoadedProgram) {
-    program.run(&mut RunContext::new(&mut Alone)).unwrap_or_else(|error| panic!("{error}"));
+    program.run(&mut RunContext::new(&mut Alone), &mut []).unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn read(program: &dyn LoadedProgram, dtype: DType, offset: usize, count: usize) -> Literal {
@@ -60,7 +60,58 @@ fn check(plan: &Plan, writes: &[(usize, &Literal)], dtype: DType, offset: usize,
             }
         }
     }
-    expected.expect("there are devices")
+    let expected = expected.expect("there are devices");
+    check_lent(plan, writes, (dtype, offset, count), &expected);
+    expected
+}
+
+/// The same with what is written as inputs and what is read as an output, lent for the run: at good alignment, at a bad one,
+/// and not lent after it was.
+fn check_lent(
+    plan: &Plan,
+    writes: &[(usize, &Literal)],
+    (dtype, offset, count): (DType, usize, usize),
+    expected: &[f64],
+) {
+    let port = |name: String, dtype: DType, count: usize, place: usize| Port {
+        name,
+        dtype,
+        shape: vec![count],
+        layout: Layout::default(),
+        initial: None,
+        places: vec![place],
+    };
+    let mut plan = plan.clone();
+    let inputs = writes.iter().enumerate();
+    plan.inputs = inputs
+        .map(|(at, (place, value))| port(format!("x{at}"), value.dtype(), value.len(), *place))
+        .collect();
+    plan.outputs = vec![port("y".into(), dtype, count, offset)];
+    for (name, device) in devices() {
+        let mut program = load(&*device, &plan);
+        for shift in [0, 8, 0, 64] {
+            let inputs: Vec<Buffer> = writes
+                .iter()
+                .map(|(_, value)| Buffer::copy_of(&[&vec![0; shift][..], value.bytes()].concat()))
+                .collect();
+            let mut output = Buffer::zeroed(shift + count * dtype.size_bytes());
+            let mut lent: Vec<Lent<'_>> = writes
+                .iter()
+                .zip(&inputs)
+                .map(|((offset, _), input)| Lent::Input { offset: *offset, bytes: &input.as_ref()[shift..] })
+                .collect();
+            lent.push(Lent::Output { offset, bytes: &mut output.as_mut()[shift..] });
+            let ran = program.run(&mut RunContext::new(&mut Alone), &mut lent);
+            ran.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let found = Literal::from_bytes(dtype, &[count], output.as_ref()[shift..].to_vec());
+            assert_eq!(expected, floats(&found.expect("as many bytes")), "{name}, shifted by {shift}");
+        }
+        for (offset, value) in writes {
+            program.write(*offset, value.bytes()).expect("within the arena");
+        }
+        run(&mut *program);
+        assert_eq!(expected, floats(&read(&*program, dtype, offset, count)), "{name}, not lent");
+    }
 }
 
 #[test]
@@ -442,7 +493,7 @@ fn times_count_every_run_of_every_step() {
         let mut alone = Alone;
         let mut context =
             RunContext::new(&mut alone).with_clock(Instant::now(), &mut times).with_position(&position);
-        program.run(&mut context).expect("it runs");
+        program.run(&mut context, &mut []).expect("it runs");
         assert_eq!(labels, ["while", "less", "advance", "less", "branch", "set", "set"]);
         let runs: Vec<u64> = times.iter().map(|time| time.runs).collect();
         assert_eq!(runs, [1, 5, 4, 1, 1, 0, 1], "{name}");
@@ -457,8 +508,9 @@ fn a_run_can_be_cancelled() {
     for (name, device) in devices() {
         let mut program = load(&*device, &chain(3));
         let cancel = AtomicBool::new(true);
-        let error =
-            program.run(&mut RunContext::new(&mut Alone).with_cancel(&cancel)).expect_err("cancelled");
+        let error = program
+            .run(&mut RunContext::new(&mut Alone).with_cancel(&cancel), &mut [])
+            .expect_err("cancelled");
         assert!(matches!(&error, RunError::Cancelled { step } if step == "layers"), "{name}: {error}");
     }
 }

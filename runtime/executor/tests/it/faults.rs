@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use thalweg_base::{DType, DeviceDescription, Initializer, Literal, Mesh, Scalar};
-use thalweg_device::{CheckedPlan, CpuDevice, Device, DeviceError, LoadedProgram, RunContext, RunError};
+use thalweg_device::{
+    CheckedPlan, CpuDevice, Device, DeviceError, Lent, LoadedProgram, RunContext, RunError,
+};
 use thalweg_executor::{Executor, ExecutorError, Options};
 use thalweg_plan::{Plan, Port, StepKind};
 
@@ -57,7 +59,7 @@ impl LoadedProgram for FaultyProgram {
         self.program.read(offset, into)
     }
 
-    fn run(&mut self, context: &mut RunContext<'_>) -> Result<(), RunError> {
+    fn run(&mut self, context: &mut RunContext<'_>, lent: &mut [Lent<'_>]) -> Result<(), RunError> {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         match self.fault {
             // Unwinds as a panic does, without printing one.
@@ -71,7 +73,7 @@ impl LoadedProgram for FaultyProgram {
             }
             Fault::Panic(_) | Fault::Delay(..) => {}
         }
-        self.program.run(context)
+        self.program.run(context, lent)
     }
 }
 
