@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
-use thalweg::{CompileOptions, Devices, Split, Stage};
+use thalweg::{CompileOptions, Devices, PlanCache, Split, Stage};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -110,6 +110,13 @@ pub enum Command {
         thalweg export examples/digits.tw -o digits.onnx"
     )]
     Export(ExportArgs),
+    /// Show or clear the plans that are kept on disk
+    #[command(
+        after_help = "Compiled plans are kept so that the same model starts at once the next time. The folder is \
+        $THALWEG_CACHE, or `thalweg` in the user's folder for caches; THALWEG_CACHE=off keeps none.\n\n\
+        Examples:\n  thalweg cache\n  thalweg cache --clear"
+    )]
+    Cache(CacheArgs),
     /// Lay a program's text out in the one way that all have
     #[command(after_help = "Examples:\n  thalweg fmt net.tw\n  thalweg fmt --check *.tw")]
     Fmt(FmtArgs),
@@ -182,6 +189,25 @@ pub struct Build {
     pub verify: bool,
 }
 
+/// What the commands are told that may take plans made before.
+#[derive(Args, Clone, Debug)]
+pub struct Caching {
+    /// Compile anew instead of taking a plan that was made before
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+impl Caching {
+    /// Where plans are kept. What is to be verified is made anew. Nothing fails for want of a cache; `thalweg cache` says why
+    /// there is none.
+    pub fn cache(&self, build: &Build) -> Option<PlanCache> {
+        match self.no_cache || build.verify {
+            true => None,
+            false => crate::commands::cache::folder().and_then(|folder| PlanCache::open(folder).ok()),
+        }
+    }
+}
+
 impl Build {
     /// The settings by name.
     pub fn settings(&self) -> thalweg::Settings {
@@ -193,7 +219,7 @@ impl Build {
         self.threads.map_or(self.devices, |threads| self.devices.with_threads(threads))
     }
 
-    /// As the library takes them.
+    /// As the library takes them, without a cache.
     pub fn options(&self, seed: u64) -> CompileOptions {
         CompileOptions {
             model: self.model.clone(),
@@ -203,6 +229,7 @@ impl Build {
             seed,
             no_rewrite: self.no_rewrite,
             verify: self.verify,
+            cache: None,
         }
     }
 }
@@ -255,6 +282,8 @@ pub struct RunArgs {
     pub output: Option<PathBuf>,
     #[command(flatten)]
     pub build: Build,
+    #[command(flatten)]
+    pub caching: Caching,
 }
 
 /// `train`
@@ -283,6 +312,8 @@ pub struct TrainArgs {
     pub weights: Option<PathBuf>,
     #[command(flatten)]
     pub build: Build,
+    #[command(flatten)]
+    pub caching: Caching,
 }
 
 /// `compile`
@@ -459,4 +490,12 @@ pub struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,
+}
+
+/// `cache`
+#[derive(Args, Debug)]
+pub struct CacheArgs {
+    /// Remove all plans
+    #[arg(long)]
+    pub clear: bool,
 }

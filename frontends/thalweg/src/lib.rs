@@ -4,7 +4,7 @@
 //! makes a [`Trainer`], which trains it step by step. [`weights`] and [`npy`] read and write tensors, [`RunFolder`] keeps what a
 //! training leaves behind, [`view`] draws graphs.
 //!
-//! Nothing here prints, reads the environment or keeps global state; mistakes of every kind are [`Error`]s.
+//! Nothing here prints, reads environment variables or keeps global state; mistakes of every kind are [`Error`]s.
 //!
 //! ```
 //! use thalweg::{CompileOptions, Model};
@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cache;
 mod checkpoint;
 mod data;
 mod devices;
@@ -36,6 +37,7 @@ mod trainer;
 pub mod view;
 pub mod weights;
 
+pub use cache::{CacheUsage, PlanCache};
 pub use devices::{Devices, Split};
 pub use error::{Diagnostics, Error, Result};
 pub use model::{CompileOptions, Model, format};

@@ -1,5 +1,6 @@
 //! Models: a file that has been read, what it needs and gives, and the ways from it to something that runs.
 
+use crate::cache::{self, PlanCache};
 use crate::devices::{Devices, Split};
 use crate::error::{Diagnostics, Error, Result};
 use crate::onnx::OnnxModel;
@@ -33,6 +34,8 @@ pub struct CompileOptions {
     pub no_rewrite: bool,
     /// Whether every pass of the compiler is verified, which takes time. Always so in debug builds.
     pub verify: bool,
+    /// Where plans are kept between programs; every plan is made anew when absent.
+    pub cache: Option<PlanCache>,
 }
 
 impl CompileOptions {
@@ -224,8 +227,7 @@ impl Model {
     /// A plan for a model whose sizes all have values, and how it was made.
     pub fn plan(&self, options: &CompileOptions) -> Result<(Plan, Report)> {
         let model = self.graph(options)?;
-        let compiled = thalweg_driver::compile(&model.graph, &Bindings::new(), &options.driver())?;
-        Ok((compiled.plan, compiled.report))
+        Ok(cache::compile(&model.graph, &Bindings::new(), &options.driver(), options.cache.as_ref())?)
     }
 
     /// The text of a graph at a stage of compilation. `bindings` are values of its symbols, needed by all stages but the first.

@@ -2,6 +2,7 @@
 
 mod onnx;
 
+use crate::cache;
 use crate::error::{Error, Result};
 use crate::model::CompileOptions;
 use crate::onnx::OnnxModel;
@@ -345,8 +346,9 @@ impl Session {
         let (plan, report) = match &self.shared.source {
             Source::Plan(plan) => (plan.clone(), None),
             Source::Graph(graph) => {
-                let compiled = thalweg_driver::compile(graph, bindings, &options.driver())?;
-                (Arc::new(compiled.plan), Some(compiled.report))
+                let (plan, report) =
+                    cache::compile(graph, bindings, &options.driver(), options.cache.as_ref())?;
+                (Arc::new(plan), Some(report))
             }
             Source::Onnx(_) => unreachable!("the graphs of an ONNX model are made by its calls"),
         };

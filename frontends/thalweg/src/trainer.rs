@@ -1,5 +1,6 @@
 //! Training, step by step.
 
+use crate::cache::{self, PlanCache};
 use crate::checkpoint::Position;
 use crate::data::Dataset;
 use crate::devices::{Devices, Split};
@@ -41,6 +42,8 @@ pub struct TrainOptions {
     pub no_rewrite: bool,
     /// Whether every pass of the compiler is verified, which takes time. Always so in debug builds.
     pub verify: bool,
+    /// Where plans are kept between programs; every plan is made anew when absent.
+    pub cache: Option<PlanCache>,
 }
 
 /// What a step of training gave.
@@ -129,9 +132,10 @@ impl Trainer {
                 return Err(Error::Data(message));
             }
         }
-        let compiled = thalweg_driver::compile(&program.step, &bindings, &driver(options))?;
-        let devices = options.devices.open(compiled.plan.devices());
-        let mut training = Executor::on(Arc::new(compiled.plan), devices.clone(), None)?;
+        let (plan, report) =
+            cache::compile(&program.step, &bindings, &driver(options), options.cache.as_ref())?;
+        let devices = options.devices.open(plan.devices());
+        let mut training = Executor::on(Arc::new(plan), devices.clone(), None)?;
         training.initialize(seed)?;
         Ok(Trainer {
             options: TrainOptions { settings, ..options.clone() },
@@ -141,7 +145,7 @@ impl Trainer {
             bindings,
             devices,
             training,
-            report: compiled.report,
+            report,
             evaluations: BTreeMap::new(),
             steps_done: 0,
             steps_scheduled,
@@ -238,8 +242,9 @@ impl Trainer {
                 bindings.insert(symbol.clone(), Dim::constant(rows as i64));
             }
         }
-        let compiled = thalweg_driver::compile(&self.program.evaluation, &bindings, &driver(&self.options))?;
-        let executor = Executor::on(Arc::new(compiled.plan), self.devices.clone(), None)?;
+        let (graph, options) = (&self.program.evaluation, driver(&self.options));
+        let (plan, _) = cache::compile(graph, &bindings, &options, self.options.cache.as_ref())?;
+        let executor = Executor::on(Arc::new(plan), self.devices.clone(), None)?;
         self.evaluations.insert(rows, executor);
         Ok(())
     }

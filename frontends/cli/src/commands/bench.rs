@@ -1,4 +1,4 @@
-//! `bench`: how long a call of a model, or a step of its training, takes.
+//! `bench`: how long a call of a model, or a step of its training, takes. Plans are compiled anew, as that is measured too.
 
 use super::{open, profile, read_inputs};
 use crate::Ended;
@@ -134,6 +134,7 @@ fn measure_training(args: &BenchArgs, output: &Output) -> Result<Measured> {
         steps: Some(i32::MAX as usize),
         no_rewrite: args.build.no_rewrite,
         verify: args.build.verify,
+        cache: None,
     })?;
     if let Some(path) = &args.weights {
         trainer.load_weights(path)?;

@@ -7,14 +7,15 @@ use crate::output::{Output, memory};
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use thalweg::Tensor;
+use thalweg::{CompileOptions, Tensor};
 
 /// Values that are shown to people, and those that JSON holds; larger outputs want a file.
 const SHOWN_MAX: usize = 16;
 const JSON_MAX: usize = 4096;
 
 pub fn run(args: &RunArgs, output: &Output) -> Result<Ended> {
-    let session = open(&args.file, &args.build.options(args.seed))?;
+    let cache = args.caching.cache(&args.build);
+    let session = open(&args.file, &CompileOptions { cache, ..args.build.options(args.seed) })?;
     if let Some(path) = &args.weights {
         session.load_weights(path)?;
     }

@@ -32,6 +32,7 @@ pub fn run(args: &TrainArgs, output: &Output) -> Result<Ended> {
         steps: args.steps,
         no_rewrite: args.build.no_rewrite,
         verify: args.build.verify,
+        cache: args.caching.cache(&args.build),
     })?;
     if let Some(path) = &args.weights {
         trainer.load_weights(path)?;

@@ -223,3 +223,30 @@ fn models_go_to_onnx_and_come_back() {
     let size = desk.run(&["run", "net.onnx", "--set", "rows=2", "--input", "x=x.npy"]);
     assert!(size.code == 3 && size.error.contains("batch"), "{}", size.error);
 }
+
+#[test]
+fn plans_are_kept_and_cleared() {
+    let desk = Desk::new();
+    write_npy(&desk.path("x.npy"), 2, 8);
+    write_npy(&desk.path("more.npy"), 3, 8);
+    let run = ["run", "net.tw", "--input", "x=x.npy"];
+    let plans = |args: &[&str]| desk.json(args)["plans"].as_u64().unwrap();
+    assert_eq!(plans(&["cache"]), 0);
+    let first = desk.json(&run);
+    assert_eq!(plans(&["cache"]), 1);
+    assert_eq!(desk.json(&run), first, "the plan that was kept computes the same");
+    assert_eq!(plans(&["cache"]), 1);
+    assert_eq!(desk.run(&["run", "net.tw", "--input", "x=more.npy", "--no-cache"]).code, 0);
+    assert_eq!(plans(&["cache"]), 1);
+    assert_eq!(plans(&["cache", "--clear"]), 1);
+    assert_eq!(plans(&["cache"]), 0);
+    // Without a cache everything works the same.
+    let off = desk.command(&["cache", "--format", "json"]).env("THALWEG_CACHE", "off").output().unwrap();
+    assert!(String::from_utf8(off.stdout).unwrap().contains("null"));
+    let off = desk.command(&run).env("THALWEG_CACHE", "off").output().unwrap();
+    assert!(off.status.success());
+    let nowhere = desk.path("net.tw").join("below");
+    let unusable = desk.command(&run).env("THALWEG_CACHE", &nowhere).output().unwrap();
+    assert!(unusable.status.success());
+    assert_eq!(desk.command(&["cache"]).env("THALWEG_CACHE", &nowhere).output().unwrap().status.code(), Some(3));
+}

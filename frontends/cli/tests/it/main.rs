@@ -45,6 +45,8 @@ impl Desk {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_thalweg"));
         command.args(args).current_dir(self.folder.path()).env_remove("NO_COLOR");
+        // The user's own cache is not touched.
+        command.env("THALWEG_CACHE", self.path("cache"));
         command
     }
 

@@ -1,6 +1,7 @@
 //! Calls of ONNX models: for each set of shapes, and of values that shapes depend on, the model becomes other graphs.
 
 use super::{Bucket, Key, Outputs, PLANS_MAX, Session, State};
+use crate::cache;
 use crate::error::{Error, Result};
 use crate::onnx::OnnxModel;
 use crate::tensor::Tensor;
@@ -102,12 +103,14 @@ impl Session {
         let bucket = match state.buckets.shift_remove(&key) {
             Some(bucket) => bucket,
             None => {
-                let compiled = thalweg_driver::compile(
+                let options = &self.shared.options;
+                let (plan, report) = cache::compile(
                     &runnable(graph),
                     &Bindings::new(),
-                    &self.shared.options.driver(),
+                    &options.driver(),
+                    options.cache.as_ref(),
                 )?;
-                let mut bucket = self.load(state, compiled.plan.into(), Some(compiled.report))?;
+                let mut bucket = self.load(state, plan.into(), Some(report))?;
                 bucket.set_known(weights)?;
                 bucket.set_known(&state.given)?;
                 bucket
