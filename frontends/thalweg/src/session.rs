@@ -72,9 +72,13 @@ struct State {
     given: Weights,
     /// What plans run on, shared by all of them.
     devices: Vec<Arc<dyn Device>>,
+    /// Plans loaded so far.
+    loaded: u64,
 }
 
 struct Bucket {
+    /// Tells it from all others of the session, so that it can be found without its key.
+    number: u64,
     executor: Executor,
     report: Option<Report>,
 }
@@ -363,7 +367,8 @@ impl Session {
         }
         let mut executor = Executor::on(plan, state.devices.clone(), None)?;
         executor.initialize(options.seed)?;
-        Ok(Bucket { executor, report })
+        state.loaded += 1;
+        Ok(Bucket { number: state.loaded, executor, report })
     }
 
     fn is_onnx(&self) -> bool {
