@@ -362,7 +362,7 @@ impl Machine<'_, '_> {
         let memory = unsafe { packed.memory.base().add(number * packed.each) };
         if !valid {
             // SAFETY: `b` is within the arena, the memory is the one above.
-            unsafe { prepared.pack_b(b, memory) };
+            unsafe { prepared.pack_b_with(self.pool, b, memory) };
         }
         // SAFETY: as without packing; the packed operand was made by this preparation of the present `b`: nothing was
         // written there since, neither by steps, as the plan says, nor from outside, which `write` watches.

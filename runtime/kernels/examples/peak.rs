@@ -5,6 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use memmap2::MmapMut;
 use thalweg_kernels::{Axis, Contraction, Convolution, DType, Direction, Isa, ThreadPool};
 
 /// The shortest time of many runs, in seconds: the machine may have other guests.
@@ -62,7 +63,7 @@ fn peak(isa: Isa) -> f64 {
     let chains = |rounds| match isa {
         // SAFETY: the instruction set is one of the available ones.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { chains_avx512(rounds) },
+        Isa::Avx512Bf16 | Isa::Avx512 => unsafe { chains_avx512(rounds) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { chains_avx2(rounds) },
@@ -75,11 +76,45 @@ fn peak(isa: Isa) -> f64 {
     chains(rounds) / seconds
 }
 
+/// Elements in huge pages, where the system has them: what a device's arena is made of.
+struct Buffer {
+    pages: MmapMut,
+}
+
+impl Buffer {
+    fn new(elements: usize) -> Buffer {
+        let mut pages = MmapMut::map_anon(elements * 4 + (2 << 20)).expect("memory for operands");
+        #[cfg(target_os = "linux")]
+        pages.advise(memmap2::Advice::HugePage).ok();
+        for (index, word) in pages.chunks_exact_mut(4).enumerate() {
+            word.copy_from_slice(&((index % 17) as f32 * 0.1 - 0.8).to_ne_bytes());
+        }
+        Buffer { pages }
+    }
+
+    fn at(&mut self) -> *mut u8 {
+        self.pages.as_mut_ptr()
+    }
+}
+
+/// Bytes of operands that no cache holds, for the cases called cold.
+const COLD_BYTES: usize = 160 << 20;
+
 /// A product to measure.
 struct Case {
     name: String,
     contraction: Contraction,
     packed: bool,
+    /// Whether each run takes another copy of B, so that B comes from memory as the weights of a model do.
+    cold: bool,
+}
+
+impl Case {
+    fn cold(mut self) -> Case {
+        self.name += " cold";
+        self.cold = true;
+        self
+    }
 }
 
 fn case(name: &str, m: usize, n: usize, k: usize, packed: bool) -> Case {
@@ -88,6 +123,7 @@ fn case(name: &str, m: usize, n: usize, k: usize, packed: bool) -> Case {
         name: format!("{name} {m}x{n}x{k}{kind}"),
         contraction: Contraction::matrices(m, n, k, DType::F32),
         packed,
+        cold: false,
     }
 }
 
@@ -99,6 +135,7 @@ fn cases() -> Vec<Case> {
     for (m, n, k) in [(128, 768, 768), (128, 3072, 768), (128, 768, 3072), (1024, 3072, 768)] {
         cases.push(case("bert", m, n, k, false));
         cases.push(case("bert", m, n, k, true));
+        cases.push(case("bert", m, n, k, true).cold());
     }
     // A weight stored as [out, in], which is how most frameworks keep it.
     let mut linear = case("bert B transposed", 128, 768, 3072, false);
@@ -140,25 +177,35 @@ fn measure(case: &Case, isa: Isa, pool: &ThreadPool, bytes: bool, peak: f64) {
             + 1
     };
     let Contraction { batch, m, n, k, .. } = &case.contraction;
-    let fill = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 17) as f32 * 0.1 - 0.8).collect() };
-    let a = fill(elements([batch, m, k], |axis| axis.stride_a));
-    let b = fill(elements([batch, k, n], |axis| axis.stride_b));
-    let mut c = vec![0.0_f32; elements([batch, m, n], |axis| axis.stride_c)];
+    let a_len = elements([batch, m, k], |axis| axis.stride_a);
+    let b_len = elements([batch, k, n], |axis| axis.stride_b);
+    let c_len = elements([batch, m, n], |axis| axis.stride_c);
+    let (mut a, mut b, mut c) = (Buffer::new(a_len), Buffer::new(b_len), Buffer::new(c_len));
     let mut workspace = vec![0_u8; prepared.workspace_bytes()];
-    let mut packed = vec![0.0_f32; if case.packed { prepared.packed_b_bytes() / 4 + 16 } else { 0 }];
-    let aligned = packed.as_mut_ptr().cast::<u8>();
-    let aligned = aligned.wrapping_add(aligned.align_offset(64));
-    if case.packed {
-        // SAFETY: the buffer has the size asked for, and b covers the operand.
-        unsafe { prepared.pack_b(b.as_ptr().cast(), aligned) };
+    let used = if case.packed { prepared.packed_b_bytes() } else { 4 * b_len };
+    let stride = used.next_multiple_of(4096);
+    let copies = if case.cold { COLD_BYTES.div_ceil(stride) } else { 1 };
+    let mut bs = Buffer::new(copies * stride / 4);
+    for copy in 0..copies {
+        // SAFETY: there is room for each copy, and b covers the operand.
+        unsafe {
+            let to = bs.at().add(copy * stride);
+            if case.packed {
+                prepared.pack_b_with(pool, b.at(), to);
+            } else {
+                std::ptr::copy_nonoverlapping(b.at(), to, used);
+            }
+        }
     }
+    let mut turn = 0;
     // SAFETY: the buffers cover the operands.
     let seconds = best(|| unsafe {
-        let (a, b, c) = (a.as_ptr().cast(), b.as_ptr().cast(), c.as_mut_ptr().cast());
+        let b = bs.at().add(turn % copies * stride);
+        turn += 1;
         if case.packed {
-            prepared.run_packed_b(pool, a, aligned, c, workspace.as_mut_ptr(), None);
+            prepared.run_packed_b(pool, a.at(), b, c.at(), workspace.as_mut_ptr(), None);
         } else {
-            prepared.run(pool, a, b, c, workspace.as_mut_ptr(), None);
+            prepared.run(pool, a.at(), b, c.at(), workspace.as_mut_ptr(), None);
         }
     });
     let rate = prepared.flops() as f64 / seconds;
@@ -170,7 +217,7 @@ fn measure(case: &Case, isa: Isa, pool: &ThreadPool, bytes: bool, peak: f64) {
         100.0 * rate / peak
     );
     if bytes {
-        let moved = 4 * (a.len() + b.len() + c.len());
+        let moved = 4 * (a_len + b_len + c_len);
         print!(" {:6.1} GB/s", moved as f64 / seconds / 1e9);
     }
     println!();
@@ -267,18 +314,20 @@ fn main() {
         for (n, k, transposed) in [
             (768, 768, false),
             (3072, 768, false),
-            (4096, 4096, false),
+            (768, 3072, false),
             (4096, 4096, true),
-            (32000, 2048, true),
+            (50257, 768, true),
         ] {
-            let mut gemv = case("vector", 1, n, k, false);
-            if transposed {
-                gemv.name += " along";
-                gemv.contraction.n[0].stride_b = k as isize;
-                gemv.contraction.k[0].stride_b = 1;
-            }
-            if gemv.name.contains(&filter) {
-                measure(&gemv, isa, &pool, true, one * threads as f64);
+            for packed in [false, true] {
+                let mut vector = case("vector", 1, n, k, packed).cold();
+                if transposed {
+                    vector.name += " along";
+                    vector.contraction.n[0].stride_b = k as isize;
+                    vector.contraction.k[0].stride_b = 1;
+                }
+                if vector.name.contains(&filter) {
+                    measure(&vector, isa, &pool, true, one * threads as f64);
+                }
             }
         }
         measure_layers(isa, &pool, &filter, 1, one * threads as f64);

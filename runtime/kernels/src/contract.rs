@@ -107,6 +107,20 @@ impl Contraction {
     /// # Panics
     /// When the number of indices of a group does not fit in `usize`.
     pub fn prepare(&self, isa: Isa, threads: usize) -> Prepared {
+        self.prepare_any(isa, threads, None)
+    }
+
+    /// As [`prepare`](Self::prepare), but operands of `F32` may be rounded to bfloat16 (8 bits of significand, to nearest) before
+    /// they are multiplied, where that is faster; sums are of `f32` still. `packed_b` says whether B will be packed ahead, which
+    /// is what lets the product of a vector gain.
+    ///
+    /// # Panics
+    /// As `prepare`.
+    pub fn prepare_rounded(&self, isa: Isa, threads: usize, packed_b: bool) -> Prepared {
+        self.prepare_any(isa, threads, Some(packed_b))
+    }
+
+    fn prepare_any(&self, isa: Isa, threads: usize, rounded: Option<bool>) -> Prepared {
         let isa = isa.or_detected();
         let a_batch = offsets(&self.batch, |axis| axis.stride_a);
         let b_batch = offsets(&self.batch, |axis| axis.stride_b);
@@ -134,13 +148,15 @@ impl Contraction {
             c_rows: &c_rows,
             c_columns: &c_columns,
         });
-        if let Some(skinny) = skinny {
+        // A vector's matrix is read once: rounding it saves its bytes only if it was rounded before.
+        let halved = isa == Isa::Avx512Bf16 && self.dtype == DType::F32 && c_rows.len == 1;
+        if let Some(skinny) = skinny.filter(|_| !(halved && rounded == Some(true))) {
             return Prepared { form: Form::Skinny(Box::new(skinny)), flops };
         }
         // The vectors of the micro-kernel lie along C's columns, so those are to be side by side.
         let swapped = c_rows.inner == 1 && c_rows.len > 1 && (c_columns.inner != 1 || c_columns.len == 1);
-        let product = if swapped {
-            Product::new(Parts {
+        let parts = if swapped {
+            Parts {
                 isa,
                 threads,
                 dtype: self.dtype,
@@ -153,9 +169,9 @@ impl Contraction {
                 c_columns: c_rows,
                 swapped,
                 merged: None,
-            })
+            }
         } else {
-            Product::new(Parts {
+            Parts {
                 isa,
                 threads,
                 dtype: self.dtype,
@@ -168,8 +184,9 @@ impl Contraction {
                 c_columns,
                 swapped,
                 merged: None,
-            })
+            }
         };
+        let product = Product::with_rounding(parts, rounded.is_some());
         Prepared { form: Form::Blocked(Box::new(product)), flops }
     }
 }
@@ -288,10 +305,24 @@ impl Prepared {
     /// `a` is a valid A as for [`run`](Self::run); `out` has `packed_a_bytes()` bytes and is aligned to 8 bytes, better to 64.
     pub unsafe fn pack_a(&self, a: *const u8, out: *mut u8) {
         // SAFETY: passed on to the caller.
+        unsafe { self.pack_a_on(None, a, out) }
+    }
+
+    /// As [`pack_a`](Self::pack_a), on the threads of the pool.
+    ///
+    /// # Safety
+    /// As for `pack_a`.
+    pub unsafe fn pack_a_with(&self, pool: &ThreadPool, a: *const u8, out: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.pack_a_on(Some(pool), a, out) }
+    }
+
+    unsafe fn pack_a_on(&self, pool: Option<&ThreadPool>, a: *const u8, out: *mut u8) {
+        // SAFETY: passed on to the caller.
         unsafe {
             match &self.form {
-                Form::Blocked(product) if product.swapped => product.pack_right(a, out),
-                Form::Blocked(product) => product.pack_left(a, out),
+                Form::Blocked(product) if product.swapped => product.pack_right_with(pool, a, out),
+                Form::Blocked(product) => product.pack_left_with(pool, a, out),
                 Form::Skinny(skinny) => skinny.pack_a(a, out),
             }
         }
@@ -312,10 +343,24 @@ impl Prepared {
     /// `b` is a valid B as for [`run`](Self::run); `out` has `packed_b_bytes()` bytes and is aligned to 8 bytes, better to 64.
     pub unsafe fn pack_b(&self, b: *const u8, out: *mut u8) {
         // SAFETY: passed on to the caller.
+        unsafe { self.pack_b_on(None, b, out) }
+    }
+
+    /// As [`pack_b`](Self::pack_b), on the threads of the pool.
+    ///
+    /// # Safety
+    /// As for `pack_b`.
+    pub unsafe fn pack_b_with(&self, pool: &ThreadPool, b: *const u8, out: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.pack_b_on(Some(pool), b, out) }
+    }
+
+    unsafe fn pack_b_on(&self, pool: Option<&ThreadPool>, b: *const u8, out: *mut u8) {
+        // SAFETY: passed on to the caller.
         unsafe {
             match &self.form {
-                Form::Blocked(product) if product.swapped => product.pack_left(b, out),
-                Form::Blocked(product) => product.pack_right(b, out),
+                Form::Blocked(product) if product.swapped => product.pack_left_with(pool, b, out),
+                Form::Blocked(product) => product.pack_right_with(pool, b, out),
                 Form::Skinny(skinny) => skinny.pack_b(b, out),
             }
         }

@@ -101,6 +101,8 @@ pub(crate) trait Storage: Copy + Send + Sync + 'static {
     const SAME: bool;
     /// The value, exactly.
     fn widen(self) -> Self::Compute;
+    /// The bits of the nearest bfloat16, ties to even.
+    fn bf16_bits(self) -> u16;
     /// The nearest value (ties to even), or the low bits of an integer.
     fn narrow(value: Self::Compute) -> Self;
 
@@ -137,8 +139,19 @@ pub(crate) trait Storage: Copy + Send + Sync + 'static {
     }
 }
 
+/// The upper half of a number's bits, rounded to nearest, ties to even; without branches, so that vectors can do it.
+#[inline(always)]
+fn rounded(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let near = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1));
+    // Rounding could carry out of the fraction of what is not a number; it stays one, quiet.
+    let quiet = bits | 0x0040_0000;
+    let is_nan = bits & 0x7FFF_FFFF > 0x7F80_0000;
+    ((if is_nan { quiet } else { near }) >> 16) as u16
+}
+
 macro_rules! storage {
-    ($($t:ty, $c:ty, $same:literal, $widen:expr, $narrow:expr;)*) => {$(
+    ($($t:ty, $c:ty, $same:literal, $widen:expr, $narrow:expr, $bf16:expr;)*) => {$(
         impl Storage for $t {
             type Compute = $c;
             const SAME: bool = $same;
@@ -146,6 +159,11 @@ macro_rules! storage {
             fn widen(self) -> $c {
                 let widen: fn($t) -> $c = $widen;
                 widen(self)
+            }
+            #[inline(always)]
+            fn bf16_bits(self) -> u16 {
+                let bits: fn($t) -> u16 = $bf16;
+                bits(self)
             }
             #[inline(always)]
             fn narrow(value: $c) -> $t {
@@ -156,15 +174,15 @@ macro_rules! storage {
     )*};
 }
 storage! {
-    f32, f32, true, |x| x, |x| x;
-    f64, f64, true, |x| x, |x| x;
-    i32, i32, true, |x| x, |x| x;
-    i64, i64, true, |x| x, |x| x;
-    f16, f32, false, f16::to_f32, f16::from_f32;
-    bf16, f32, false, |x| f32::from_bits(u32::from(x.to_bits()) << 16), bf16::from_f32;
-    i16, i32, false, i32::from, |x| x as i16;
-    i8, i32, false, i32::from, |x| x as i8;
-    u8, i32, false, i32::from, |x| x as u8;
+    f32, f32, true, |x| x, |x| x, rounded;
+    f64, f64, true, |x| x, |x| x, |x| rounded(x as f32);
+    i32, i32, true, |x| x, |x| x, |x| rounded(x as f32);
+    i64, i64, true, |x| x, |x| x, |x| rounded(x as f32);
+    f16, f32, false, f16::to_f32, f16::from_f32, |x| rounded(x.to_f32());
+    bf16, f32, false, |x| f32::from_bits(u32::from(x.to_bits()) << 16), bf16::from_f32, bf16::to_bits;
+    i16, i32, false, i32::from, |x| x as i16, |x| rounded(f32::from(x));
+    i8, i32, false, i32::from, |x| x as i8, |x| rounded(f32::from(x));
+    u8, i32, false, i32::from, |x| x as u8, |x| rounded(f32::from(x));
 }
 
 /// Evaluates an expression with a type bound to the storage type of a `DType`.

@@ -144,6 +144,145 @@ impl<S: Storage> PackPanel<'_, S> {
     }
 }
 
+/// Packs one panel of words of two bfloat16: word `to[s * width + i]` has term `k0 + 2 s` of wide index `first + i` in its lower
+/// half and the next one in its upper half; zero past `count` and past the last term.
+pub(crate) struct PackPairs<'a, S: Storage> {
+    pub to: *mut S::Compute,
+    pub width: usize,
+    pub from: *const S,
+    pub matrix: &'a Strided,
+    pub first: usize,
+    pub count: usize,
+    pub k0: usize,
+    pub terms: usize,
+}
+
+#[inline(always)]
+fn pair<S: Storage>(lower: S, upper: S) -> u32 {
+    u32::from(lower.bf16_bits()) | u32::from(upper.bf16_bits()) << 16
+}
+
+/// Words of a row that are rounded before they are written across the panel.
+const PAIR_RUN: usize = 16;
+
+impl<S: Storage> Work for PackPairs<'_, S> {
+    /// # Safety
+    /// `from` is valid at every offset of the block, `to` for `width` words at each of the steps, each as large as one of
+    /// `S::Compute`.
+    #[inline(always)]
+    unsafe fn go(self) {
+        let Strided { wide, deep } = self.matrix;
+        let to = self.to.cast::<u32>();
+        if self.terms == 0 {
+            return;
+        }
+        // SAFETY: all reads are at offsets of the block, all writes below steps * width, as the contract says.
+        unsafe {
+            if wide.inner == 1 && wide.even_from(self.first, self.count) == self.count {
+                let from = self.from.offset(wide.at(self.first));
+                match (self.count == self.width, self.width) {
+                    (true, 32) => self.rows::<32>(from, to),
+                    (true, 12) => self.rows::<12>(from, to),
+                    _ => self.each(to),
+                }
+            } else if deep.inner == 1 && deep.even_from(self.k0, self.terms) == self.terms {
+                self.across(to);
+            } else {
+                self.each(to);
+            }
+        }
+    }
+}
+
+impl<S: Storage> PackPairs<'_, S> {
+    /// Elements of a panel lie side by side: two whole rows at a time.
+    #[inline(always)]
+    unsafe fn rows<const N: usize>(&self, from: *const S, to: *mut u32) {
+        let row = |k: usize| from.wrapping_offset(self.matrix.deep.at(self.k0 + k)).cast::<[S; N]>();
+        // SAFETY: as for `go`.
+        unsafe {
+            for step in 0..self.terms / 2 {
+                let lower = row(2 * step).read_unaligned();
+                let upper = row(2 * step + 1).read_unaligned();
+                let words: [u32; N] = std::array::from_fn(|i| pair(lower[i], upper[i]));
+                to.add(step * N).cast::<[u32; N]>().write_unaligned(words);
+            }
+            if self.terms % 2 == 1 {
+                let lower = row(self.terms - 1).read_unaligned();
+                let words: [u32; N] = std::array::from_fn(|i| u32::from(lower[i].bf16_bits()));
+                to.add(self.terms / 2 * N).cast::<[u32; N]>().write_unaligned(words);
+            }
+        }
+    }
+
+    /// Terms lie side by side: four rows are rounded along the sum and written as columns.
+    #[inline(always)]
+    unsafe fn across(&self, to: *mut u32) {
+        let Strided { wide, deep } = self.matrix;
+        let steps = self.terms.div_ceil(2);
+        // SAFETY: as for `go`.
+        unsafe {
+            let base = self.from.offset(deep.at(self.k0));
+            let mut i = 0;
+            while i < self.width {
+                let rows = self.count.saturating_sub(i).min(4);
+                let across = (self.width - i).min(4);
+                for start in (0..steps).step_by(PAIR_RUN) {
+                    let run = PAIR_RUN.min(steps - start);
+                    let mut words = [[0_u32; PAIR_RUN]; 4];
+                    for (r, words) in words.iter_mut().enumerate().take(rows) {
+                        let row = base.offset(wide.at(self.first + i + r)).add(2 * start);
+                        if 2 * (start + PAIR_RUN) <= self.terms {
+                            let terms = row.cast::<[S; 2 * PAIR_RUN]>().read_unaligned();
+                            for j in 0..PAIR_RUN {
+                                words[j] = pair(terms[2 * j], terms[2 * j + 1]);
+                            }
+                        } else {
+                            for (j, word) in words.iter_mut().enumerate().take(run) {
+                                let lower = u32::from((*row.add(2 * j)).bf16_bits());
+                                let more = 2 * (start + j) + 1 < self.terms;
+                                *word = if more { pair(*row.add(2 * j), *row.add(2 * j + 1)) } else { lower };
+                            }
+                        }
+                    }
+                    let to = to.add(start * self.width + i);
+                    if across == 4 && run == PAIR_RUN {
+                        for j in (0..PAIR_RUN).step_by(4) {
+                            let from = words.each_ref().map(|row| row[j..].as_ptr().cast::<f32>());
+                            f32::transpose4(from, to.add(j * self.width).cast(), self.width);
+                        }
+                    } else {
+                        for j in 0..run {
+                            for r in 0..across {
+                                *to.add(j * self.width + r) = words[r][j];
+                            }
+                        }
+                    }
+                }
+                i += 4;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn each(&self, to: *mut u32) {
+        let Strided { wide, deep } = self.matrix;
+        for step in 0..self.terms.div_ceil(2) {
+            for i in 0..self.width {
+                // SAFETY: as for `go`.
+                unsafe {
+                    let half = |k: usize| {
+                        let inside = i < self.count && k < self.terms;
+                        let at = || self.from.offset(wide.at(self.first + i) + deep.at(self.k0 + k));
+                        if inside { u32::from((*at()).bf16_bits()) } else { 0 }
+                    };
+                    *to.add(step * self.width + i) = half(2 * step) | half(2 * step + 1) << 16;
+                }
+            }
+        }
+    }
+}
+
 /// Rounds finished sums to the stored type: `to[rows(i) + columns(j)] = from[i * step + j]`.
 pub(crate) struct Narrow<'a, S: Storage> {
     pub from: *const S::Compute,

@@ -170,6 +170,59 @@ pub(crate) mod x86 {
         _mm512_add_pd
     );
 
+    /// Sums of 16 products of pairs: the operands of `mul_add` are words of two bfloat16 each, all else is of `f32`.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Bf16Pairs(F32x16);
+
+    impl Vector for Bf16Pairs {
+        type T = f32;
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: only kernels compiled for AVX512-BF16 name this type.
+            Self(unsafe { F32x16::zero() })
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> Self {
+            // SAFETY: as above; one word at `from`.
+            Self(unsafe { F32x16::splat(from) })
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above; a vector of words at `from`.
+            Self(unsafe { F32x16::load(from) })
+        }
+        #[inline(always)]
+        unsafe fn load_first(from: *const f32, n: usize) -> Self {
+            // SAFETY: as above; lanes that are masked out are not read.
+            Self(unsafe { F32x16::load_first(from, n) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above; room for a vector at `to`.
+            unsafe { self.0.store(to) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, to: *mut f32, n: usize) {
+            // SAFETY: as above; lanes that are masked out are not written.
+            unsafe { self.0.store_first(to, n) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+            // SAFETY: as above; 512 bits are 32 bfloat16.
+            Self(F32x16(unsafe {
+                let pairs = |x: __m512| std::mem::transmute::<__m512, __m512bh>(x);
+                _mm512_dpbf16_ps(c.0.0, pairs(self.0.0), pairs(b.0.0))
+            }))
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { self.0.add(b.0) })
+        }
+    }
+
     macro_rules! avx2 {
         ($name:ident, $t:ty, $int:ty, $reg:ty, $lanes:literal, $zero:ident, $splat:ident, $load:ident, $loadm:ident, $store:ident, $storem:ident, $fma:ident, $add:ident) => {
             #[derive(Clone, Copy)]

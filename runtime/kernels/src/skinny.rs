@@ -9,6 +9,7 @@ use crate::isa::{Isa, Work};
 use crate::offsets::{Offsets, Slots};
 use crate::pack::Strided;
 use crate::pool::ThreadPool;
+use crate::tile::prefetch_l2;
 
 /// In which direction the matrix is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub(crate) struct Skinny {
     direction: Direction,
     /// Results of one task.
     chunk: usize,
+    /// Pieces of the sum that are computed apart and added in order; it depends on the shape alone, so that the number of
+    /// threads changes no result.
+    pieces: usize,
     workers: usize,
 }
 
@@ -56,8 +60,17 @@ pub(crate) struct Parts<'a> {
 const THREAD_BYTES: usize = 64 << 10;
 /// The shortest run worth walking along.
 const SHORTEST_RUN: usize = 16;
-/// Results that a worker accumulates at a time when it reads across: 8 KB of f32, a quarter of a first-level cache.
-const WIDEST: usize = 2048;
+/// Results that a worker accumulates at a time when it reads across: 16 KB of f32, half of a first-level cache.
+const WIDEST: usize = 4096;
+/// How far ahead of its use the matrix is asked for when it is read across, in bytes: its rows are short, and the hardware's
+/// own prefetching begins anew with each. Measured: 3 KB to 50 KB are alike, beyond them the second-level cache suffers.
+const AHEAD_BYTES: usize = 24 << 10;
+/// Bytes of the longest row for which threads share the sum rather than the results: half of such a row is a run too short
+/// for memory to serve it well. Measured with 3072 by 768 `f32`: 28 GB/s with half rows, 40 with whole ones.
+const SHORT_ROW: usize = 6 << 10;
+/// Pieces of such a sum, and the fewest steps that one has.
+const PIECES: usize = 4;
+const PIECE_STEPS: usize = 128;
 /// Elements of one step of the loops: two 512-bit vectors of f32.
 const STEP: usize = 32;
 
@@ -85,10 +98,22 @@ impl Skinny {
         };
         let bytes = c_batch.len * outputs * k * dtype.bytes();
         let workers = threads.min(bytes / THREAD_BYTES).max(1);
-        let share = outputs.div_ceil(if workers == 1 { 1 } else { 4 * workers.div_ceil(c_batch.len) });
+        let apart = direction == Direction::Across
+            && c_batch.len == 1
+            && bytes >= 4 * THREAD_BYTES
+            && outputs * dtype.bytes() <= SHORT_ROW;
+        let pieces = if apart { (k / PIECE_STEPS).clamp(1, PIECES) } else { 1 };
+        let shares = if pieces > 1 { 1 } else { workers.div_ceil(c_batch.len) };
         let chunk = match direction {
-            Direction::Along => share.next_multiple_of(4).min(outputs),
-            Direction::Across => share.next_multiple_of(2 * STEP).min(WIDEST).min(outputs),
+            Direction::Along => {
+                let share = outputs.div_ceil(if workers == 1 { 1 } else { 4 * shares });
+                share.next_multiple_of(4).min(outputs)
+            }
+            // The longer the runs, the better memory serves them: no more shares than threads while a share fits.
+            Direction::Across => {
+                let share = outputs.div_ceil(shares * outputs.div_ceil(shares * WIDEST));
+                share.next_multiple_of(2 * STEP).min(outputs)
+            }
         };
         Some(Skinny {
             isa,
@@ -102,6 +127,7 @@ impl Skinny {
             matrix_is_a,
             direction,
             chunk,
+            pieces,
             workers,
         })
     }
@@ -114,7 +140,8 @@ impl Skinny {
 
     pub(crate) fn workspace_bytes(&self) -> usize {
         let (vector, sums) = self.worker_bytes();
-        self.workers * (vector + sums) + ALIGN
+        let apart = if self.pieces > 1 { self.pieces * sums } else { 0 };
+        self.workers * (vector + sums) + apart + ALIGN
     }
 
     /// A packed operand keeps its element type: a packed matrix lies along the sum, row after row.
@@ -199,9 +226,13 @@ impl Skinny {
     ) {
         let (matrix, vector) = if self.matrix_is_a { (a, b) } else { (b, a) };
         let chunks = self.c.len.div_ceil(self.chunk);
-        let tasks = self.c_batch.len * chunks;
+        // A packed matrix is read along, for which rows are never too short.
+        let pieces = if matches!(matrix, Operand::Packed(_)) { 1 } else { self.pieces };
+        let tasks = self.c_batch.len * chunks * pieces;
         let (vector_bytes, sums_bytes) = self.worker_bytes();
         let (base, c) = (Shared(aligned(workspace)), Shared(c));
+        let apart = base.get().wrapping_add(self.workers * (vector_bytes + sums_bytes));
+        let apart = Shared(apart);
         let next = AtomicUsize::new(0);
         let body = |worker: usize| {
             // SAFETY: each worker has its own part of the workspace.
@@ -215,26 +246,62 @@ impl Skinny {
                 if task >= tasks {
                     break;
                 }
-                let (batch, first) = (task / chunks, task % chunks * self.chunk);
+                let (rest, piece) = (task / pieces, task % pieces);
+                let (batch, first) = (rest / chunks, rest % chunks * self.chunk);
                 let count = self.chunk.min(self.c.len - first);
-                // SAFETY: passed on to the caller; tasks are disjoint parts of C.
+                let k = self.vector.len;
+                let steps = (k * piece / pieces, k * (piece + 1) / pieces);
+                // SAFETY: passed on to the caller; tasks are disjoint parts of C, or write sums of their own.
                 unsafe {
                     let x = self.vector::<S>(pick(&vector), batch, buffer, &mut held);
-                    self.sums::<S>(pick(&matrix), batch, x, sums, first, count);
-                    let c = c.get().cast::<S>().offset(self.c_batch.at(batch));
-                    for i in 0..count {
-                        *c.offset(self.c.at(first + i)) = S::narrow(*sums.add(i));
-                    }
-                    let range = (first, first + count);
-                    if self.matrix_is_a {
-                        epilogue::call(epilogue, batch, range, (0, 1));
-                    } else {
-                        epilogue::call(epilogue, batch, (0, 1), range);
+                    let sums = if pieces > 1 { apart.get().add(piece * sums_bytes).cast() } else { sums };
+                    self.sums::<S>(pick(&matrix), batch, x, sums, (first, count), steps);
+                    if pieces == 1 {
+                        self.finish::<S>(c.get(), sums, batch, (first, first + count), epilogue);
                     }
                 }
             }
         };
         parallel(pool, self.workers, &body);
+        if pieces > 1 {
+            let sums = apart.get().cast::<S::Compute>();
+            // SAFETY: every piece has been written, and nobody else is at work.
+            unsafe {
+                for piece in 1..pieces {
+                    let part = apart.get().add(piece * sums_bytes).cast::<S::Compute>();
+                    for i in 0..self.c.len {
+                        *sums.add(i) = (*sums.add(i)).add(*part.add(i));
+                    }
+                }
+                self.finish::<S>(c.get(), sums, 0, (0, self.c.len), epilogue);
+            }
+        }
+    }
+
+    /// Stores finished sums of the results `range` and calls the epilogue.
+    ///
+    /// # Safety
+    /// C is valid at these results of `batch`, `sums` has as many elements, and nobody else is at these results.
+    unsafe fn finish<S: Storage>(
+        &self,
+        c: *mut u8,
+        sums: *const S::Compute,
+        batch: usize,
+        range: (usize, usize),
+        epilogue: Option<&Epilogue>,
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let c = c.cast::<S>().offset(self.c_batch.at(batch));
+            for i in range.0..range.1 {
+                *c.offset(self.c.at(i)) = S::narrow(*sums.add(i - range.0));
+            }
+            if self.matrix_is_a {
+                epilogue::call(epilogue, batch, range, (0, 1));
+            } else {
+                epilogue::call(epilogue, batch, (0, 1), range);
+            }
+        }
     }
 
     /// The vector of a batch element, side by side in the type of the sum: where it lies, or in `buffer`, which holds the one
@@ -265,15 +332,15 @@ impl Skinny {
         buffer
     }
 
-    /// Computes `count` results from `first` on into `sums`.
+    /// Computes `count` results from `first` on into `sums`, of the whole sum or of some of its steps.
     unsafe fn sums<S: Storage>(
         &self,
         from: Operand,
         batch: usize,
         x: *const S::Compute,
         sums: *mut S::Compute,
-        first: usize,
-        count: usize,
+        (first, count): (usize, usize),
+        steps: (usize, usize),
     ) {
         let slot = self.matrix_slots.of(batch);
         let k = self.vector.len;
@@ -291,7 +358,7 @@ impl Skinny {
                     match self.direction {
                         Direction::Along => self.isa.call(Along { from, wide, deep, x, sums, first, count }),
                         Direction::Across => {
-                            self.isa.call(Across { from, wide, deep, x, sums, first, count })
+                            self.isa.call(Across { from, wide, deep, x, sums, first, count, steps })
                         }
                     }
                 }
@@ -319,12 +386,15 @@ impl<S: Storage> Work for Along<'_, S> {
         let mut i = 0;
         // SAFETY: as the contract says.
         unsafe {
+            let ahead = AHEAD_BYTES / (self.deep.len * size_of::<S>());
+            let ahead = ahead.clamp(4, 32).next_multiple_of(4);
             while i + 4 <= self.count {
-                self.rows::<4>(i);
+                let later = if i + ahead + 4 <= self.count { i + ahead } else { i };
+                self.rows::<4>(i, later);
                 i += 4;
             }
             while i < self.count {
-                self.rows::<1>(i);
+                self.rows::<1>(i, i);
                 i += 1;
             }
         }
@@ -332,8 +402,9 @@ impl<S: Storage> Work for Along<'_, S> {
 }
 
 impl<S: Storage> Along<'_, S> {
+    /// Computes R results from `i` on, and asks for the rows of as many from `later` on.
     #[inline(always)]
-    unsafe fn rows<const R: usize>(&self, i: usize) {
+    unsafe fn rows<const R: usize>(&self, i: usize, later: usize) {
         // SAFETY: as for `go`.
         unsafe {
             let mut totals = [S::Compute::default(); R];
@@ -343,12 +414,20 @@ impl<S: Storage> Along<'_, S> {
                 let start = self.from.offset(self.deep.at(done));
                 let rows: [*const S; R] =
                     std::array::from_fn(|r| start.wrapping_offset(self.wide.at(self.first + i + r)));
+                let ahead: [*const u8; R] = std::array::from_fn(|r| {
+                    start.wrapping_offset(self.wide.at(self.first + later + r)).cast()
+                });
                 let x = self.x.add(done);
                 let mut sums = [[S::Compute::default(); STEP]; R];
                 let mut k = 0;
                 while k + STEP <= run {
                     let x = x.add(k).cast::<[S::Compute; STEP]>().read_unaligned();
                     for r in 0..R {
+                        if later > i {
+                            for line in (0..STEP * size_of::<S>()).step_by(64) {
+                                prefetch_l2(ahead[r].wrapping_add(k * size_of::<S>() + line));
+                            }
+                        }
                         let row = rows[r].add(k).cast::<[S; STEP]>().read_unaligned();
                         for j in 0..STEP {
                             sums[r][j] = row[j].widen().mul_add(x[j], sums[r][j]);
@@ -378,7 +457,7 @@ impl<S: Storage> Along<'_, S> {
     }
 }
 
-/// The combination of the matrix's rows by x, for the columns `first .. first + count`.
+/// The combination of the matrix's rows `steps` by x, for the columns `first .. first + count`.
 struct Across<'a, S: Storage> {
     from: *const S,
     wide: &'a Offsets,
@@ -387,6 +466,7 @@ struct Across<'a, S: Storage> {
     sums: *mut S::Compute,
     first: usize,
     count: usize,
+    steps: (usize, usize),
 }
 
 impl<S: Storage> Work for Across<'_, S> {
@@ -399,15 +479,17 @@ impl<S: Storage> Work for Across<'_, S> {
             for i in 0..self.count {
                 *self.sums.add(i) = S::Compute::default();
             }
-            let mut k = 0;
-            while k < self.deep.len {
-                let rows = (self.deep.len - k).min(4);
+            let ahead = (AHEAD_BYTES / (self.count * size_of::<S>())).clamp(1, 16).next_multiple_of(4);
+            let (mut k, end) = self.steps;
+            while k < end {
+                let rows = (end - k).min(4);
+                let later = if k + ahead + 4 <= end { k + ahead } else { k };
                 let mut i = 0;
                 while i < self.count {
                     let run = self.wide.even_from(self.first + i, self.count - i);
                     let start = self.from.wrapping_offset(self.wide.at(self.first + i));
                     if rows == 4 {
-                        self.add::<4>(start, k, i, run)
+                        self.add::<4>(start, (k, later), i, run)
                     } else {
                         self.add_each(start, k, rows, i, run)
                     }
@@ -420,12 +502,14 @@ impl<S: Storage> Work for Across<'_, S> {
 }
 
 impl<S: Storage> Across<'_, S> {
-    /// Adds R rows from step `k` on to the sums `i .. i + run`.
+    /// Adds R rows from step `k` on to the sums `i .. i + run`, and asks for as many from step `later` on.
     #[inline(always)]
-    unsafe fn add<const R: usize>(&self, start: *const S, k: usize, i: usize, run: usize) {
+    unsafe fn add<const R: usize>(&self, start: *const S, (k, later): (usize, usize), i: usize, run: usize) {
         // SAFETY: as for `go`.
         unsafe {
             let rows: [*const S; R] = std::array::from_fn(|r| start.wrapping_offset(self.deep.at(k + r)));
+            let ahead: [*const u8; R] =
+                std::array::from_fn(|r| start.wrapping_offset(self.deep.at(later + r)).cast());
             let x = self.x.add(k).cast::<[S::Compute; R]>().read_unaligned();
             let sums = self.sums.add(i);
             let mut j = 0;
@@ -433,6 +517,11 @@ impl<S: Storage> Across<'_, S> {
                 let to = sums.add(j).cast::<[S::Compute; STEP]>();
                 let mut sum = to.read_unaligned();
                 for r in 0..R {
+                    if later > k {
+                        for line in (0..STEP * size_of::<S>()).step_by(64) {
+                            prefetch_l2(ahead[r].wrapping_add(j * size_of::<S>() + line));
+                        }
+                    }
                     let row = rows[r].add(j).cast::<[S; STEP]>().read_unaligned();
                     for l in 0..STEP {
                         sum[l] = row[l].widen().mul_add(x[r], sum[l]);
@@ -455,7 +544,7 @@ impl<S: Storage> Across<'_, S> {
     unsafe fn add_each(&self, start: *const S, k: usize, rows: usize, i: usize, run: usize) {
         for r in 0..rows {
             // SAFETY: as for `go`.
-            unsafe { self.add::<1>(start, k + r, i, run) };
+            unsafe { self.add::<1>(start, (k + r, k + r), i, run) };
         }
     }
 }

@@ -65,6 +65,8 @@ impl<T> Kernels<T> {
 pub(crate) trait Kernel: Compute {
     /// Its micro-kernels for `isa`.
     fn kernels(isa: Isa) -> &'static Kernels<Self>;
+    /// Those whose operands are words of two bfloat16, each step two terms of the sum, where `isa` has them.
+    fn pair_kernels(isa: Isa) -> Option<&'static Kernels<Self>>;
 }
 
 /// How many steps ahead of the sum B is fetched: at some two cycles a step and row this covers the latency of L2.
@@ -177,6 +179,13 @@ unsafe fn tile_avx2<V: Vector, const R: usize, const W: usize, const INDEXED: bo
     unsafe { tile::<V, R, W, INDEXED>(t) }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn tile_pairs<V: Vector, const R: usize, const W: usize, const INDEXED: bool>(t: &Tile<V::T>) {
+    // SAFETY: passed on to the caller.
+    unsafe { tile::<V, R, W, INDEXED>(t) }
+}
+
 macro_rules! table {
     ($f:ident, $v:ty, $t:ty; $($r:literal)*) => {
         Kernels::<$t> {
@@ -189,8 +198,12 @@ macro_rules! table {
 
 /// The shapes fill the registers: 12 x 2 of 32 vectors, 6 x 2 of 16, which a portable target has at least.
 macro_rules! float_kernel {
-    ($t:ty, $wide:ident, $mid:ident, $n:literal) => {
+    ($t:ty, $wide:ident, $mid:ident, $n:literal, $pairs:ident) => {
         impl Kernel for $t {
+            fn pair_kernels(isa: Isa) -> Option<&'static Kernels<Self>> {
+                $pairs(isa)
+            }
+
             fn kernels(isa: Isa) -> &'static Kernels<Self> {
                 #[cfg(target_arch = "x86_64")]
                 {
@@ -198,7 +211,7 @@ macro_rules! float_kernel {
                     static AVX512: Kernels<$t> = table!(tile_avx512, $wide, $t; 1 2 3 4 5 6 7 8 9 10 11 12);
                     static AVX2: Kernels<$t> = table!(tile_avx2, $mid, $t; 1 2 3 4 5 6);
                     match isa {
-                        Isa::Avx512 => return &AVX512,
+                        Isa::Avx512Bf16 | Isa::Avx512 => return &AVX512,
                         Isa::Avx2 => return &AVX2,
                         Isa::Portable => {}
                     }
@@ -210,20 +223,39 @@ macro_rules! float_kernel {
         }
     };
 }
-float_kernel!(f32, F32x16, F32x8, 4);
-float_kernel!(f64, F64x8, F64x4, 2);
+float_kernel!(f32, F32x16, F32x8, 4, bf16_pairs);
+float_kernel!(f64, F64x8, F64x4, 2, no_pairs);
+
+fn bf16_pairs(isa: Isa) -> Option<&'static Kernels<f32>> {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        use crate::simd::x86::Bf16Pairs;
+        static PAIRS: Kernels<f32> = table!(tile_pairs, Bf16Pairs, f32; 1 2 3 4 5 6 7 8 9 10 11 12);
+        return Some(&PAIRS);
+    }
+    let _ = isa;
+    None
+}
+
+fn no_pairs<T>(_: Isa) -> Option<&'static Kernels<T>> {
+    None
+}
 
 /// Integers take the array form everywhere, compiled for the instruction set.
 macro_rules! int_kernel {
     ($t:ty, $wide:literal, $mid:literal, $n:literal) => {
         impl Kernel for $t {
+            fn pair_kernels(isa: Isa) -> Option<&'static Kernels<Self>> {
+                no_pairs(isa)
+            }
+
             fn kernels(isa: Isa) -> &'static Kernels<Self> {
                 #[cfg(target_arch = "x86_64")]
                 {
                     static AVX512: Kernels<$t> = table!(tile_avx512, Lanes<$t, $wide>, $t; 1 2 3 4 5 6 7 8);
                     static AVX2: Kernels<$t> = table!(tile_avx2, Lanes<$t, $mid>, $t; 1 2 3 4);
                     match isa {
-                        Isa::Avx512 => return &AVX512,
+                        Isa::Avx512Bf16 | Isa::Avx512 => return &AVX512,
                         Isa::Avx2 => return &AVX2,
                         Isa::Portable => {}
                     }

@@ -14,10 +14,10 @@ use crate::element::{DType, Storage};
 use crate::epilogue::Epilogue;
 use crate::isa::Isa;
 use crate::offsets::{Offsets, Slots};
-use crate::pack::{PackPanel, Strided};
+use crate::pack::{PackPairs, PackPanel, Strided};
 use crate::plan::{Blocking, Shape};
 use crate::pool::ThreadPool;
-use crate::tile::Kernel;
+use crate::tile::{Kernel, Kernels};
 use task::Task;
 
 /// Where the right operand comes from.
@@ -63,7 +63,10 @@ pub(crate) struct Product {
     pub batch: usize,
     pub m: usize,
     pub n: usize,
+    /// Steps of the sum.
     pub k: usize,
+    /// Terms of the sum in each step: two where operands are packed as pairs of bfloat16.
+    pub terms: usize,
     pub left: Strided,
     pub left_slots: Slots,
     pub right: Right,
@@ -109,6 +112,11 @@ pub(crate) struct Parts {
 impl Product {
     /// Chooses the blocking.
     pub(crate) fn new(parts: Parts) -> Product {
+        Product::with_rounding(parts, false)
+    }
+
+    /// Chooses the blocking of a product whose `f32` operands may be rounded to bfloat16 where that is faster.
+    pub(crate) fn with_rounding(parts: Parts, rounding: bool) -> Product {
         let Parts {
             isa,
             threads,
@@ -123,11 +131,14 @@ impl Product {
             swapped,
             merged,
         } = parts;
-        let (lanes, mr, nr) = crate::element::with_storage!(dtype, S => {
-            let kernels = <S as Storage>::Compute::kernels(isa);
-            (kernels.lanes, kernels.mr(), kernels.nr())
+        let narrow_enough = dtype == DType::Bf16 || (rounding && dtype == DType::F32);
+        let wanted = narrow_enough && matches!(right, Right::Strided(_));
+        let (lanes, mr, nr, terms) = crate::element::with_storage!(dtype, S => {
+            let pairs = <S as Storage>::Compute::pair_kernels(isa).filter(|_| wanted);
+            let kernels = pairs.unwrap_or_else(|| <S as Storage>::Compute::kernels(isa));
+            (kernels.lanes, kernels.mr(), kernels.nr(), if pairs.is_some() { 2 } else { 1 })
         });
-        let (m, k) = (left.wide.len, left.deep.len);
+        let (m, k) = (left.wide.len, left.deep.len.div_ceil(terms));
         let (n, padded) = match &right {
             Right::Strided(_) | Right::Gather(_) => (c_columns.len, false),
             Right::Padded(padded) => (padded.columns(), true),
@@ -139,6 +150,7 @@ impl Product {
                 // Packing pays when a panel is read more than once.
                 k > 0
                     && m <= mr
+                    && terms == 1
                     && !dtype.is_narrow()
                     && right.wide.inner == 1
                     && right.wide.is_even()
@@ -163,8 +175,8 @@ impl Product {
             lanes,
             bytes: dtype.compute_bytes(),
             left_slots: left_slots.offsets.len(),
-            left_cost: if left.wide.inner == 1 { 0.2 } else { 0.5 },
-            right_cost,
+            left_cost: terms as f64 * if left.wide.inner == 1 { 0.2 } else { 0.5 },
+            right_cost: terms as f64 * right_cost,
             right_in_place,
             scratch,
             threads,
@@ -178,6 +190,7 @@ impl Product {
             m,
             n,
             k,
+            terms,
             left,
             left_slots,
             right,
@@ -191,6 +204,18 @@ impl Product {
             right_in_place,
             blocking,
         }
+    }
+
+    /// The micro-kernels.
+    fn kernels<S: Storage>(&self) -> &'static Kernels<S::Compute> {
+        let pairs = S::Compute::pair_kernels(self.isa).filter(|_| self.terms == 2);
+        pairs.unwrap_or_else(|| S::Compute::kernels(self.isa))
+    }
+
+    /// The first term of some steps, and how many terms they have.
+    fn term_range(&self, k0: usize, depth: usize) -> (usize, usize) {
+        let first = k0 * self.terms;
+        (first, (depth * self.terms).min(self.left.deep.len - first))
     }
 
     /// Bytes of one packed left matrix.
@@ -250,42 +275,62 @@ impl Product {
         ahead + self.padded_bytes() + self.blocking.workers * (right + left + sums) + ALIGN
     }
 
-    /// Packs the left operand whole.
+    /// Packs the left operand whole, on the threads of a pool or on this one.
     ///
     /// # Safety
     /// `from` is the described operand, `to` has `packed_left_bytes` bytes.
-    pub(crate) unsafe fn pack_left(&self, from: *const u8, to: *mut u8) {
+    pub(crate) unsafe fn pack_left_with(&self, pool: Option<&ThreadPool>, from: *const u8, to: *mut u8) {
+        let (from, to, pieces) = (Operand::Plain(from), Shared(to), self.left_pieces());
         crate::element::with_storage!(self.dtype, S => {
-            for index in 0..self.left_pieces() {
-                // SAFETY: passed on to the caller; each piece lies within the packed operand.
-                unsafe { self.pack_left_piece::<S>(from.cast(), to, index) };
-            }
+            shares(pool, self.packed_left_bytes(), pieces, &|index| {
+                let Operand::Plain(from) = pick(&from) else { return };
+                // SAFETY: passed on to the caller; each piece lies within the packed operand, apart from the others.
+                unsafe { self.pack_left_piece::<S>(from.cast(), to.get(), index) };
+            });
         });
     }
 
-    /// Packs the right operand whole.
+    /// Packs the right operand whole, on the threads of a pool or on this one.
     ///
     /// # Safety
     /// `from` is the described operand, `to` has `packed_right_bytes` bytes.
-    pub(crate) unsafe fn pack_right(&self, from: *const u8, to: *mut u8) {
+    pub(crate) unsafe fn pack_right_with(&self, pool: Option<&ThreadPool>, from: *const u8, to: *mut u8) {
+        let (nr, panels) = (self.blocking.nr, self.blocking.column_panels);
+        let (blocks, groups) = (self.k.div_ceil(self.blocking.kc), panels.div_ceil(PACK_PANELS));
+        let (from, to) = (Operand::Plain(from), Shared(to));
         crate::element::with_storage!(self.dtype, S => {
-            let nr = self.blocking.nr;
-            for (slot, &offset) in self.right_slots.offsets.iter().enumerate() {
-                // SAFETY: passed on to the caller; each panel lies within the packed operand.
-                unsafe {
-                    let from = (from.cast::<S>(), offset);
-                    let to = to.add(slot * self.right_slot_bytes());
-                    for k0 in (0..self.k).step_by(self.blocking.kc) {
-                        let depth = self.blocking.kc.min(self.k - k0);
-                        for panel in 0..self.blocking.column_panels {
-                            let at = k0 * self.n.next_multiple_of(nr) + depth * panel * nr;
+            let pieces = self.right_slots.offsets.len() * blocks * groups;
+            shares(pool, self.packed_right_bytes(), pieces, &|index| {
+                let Operand::Plain(from) = pick(&from) else { return };
+                let (rest, group) = (index / groups, index % groups);
+                let (slot, k0) = (rest / blocks, rest % blocks * self.blocking.kc);
+                let depth = self.blocking.kc.min(self.k - k0);
+                let group = group * PACK_PANELS..((group + 1) * PACK_PANELS).min(panels);
+                for done in (0..depth).step_by(PACK_STEPS) {
+                    let steps = PACK_STEPS.min(depth - done);
+                    for panel in group.clone() {
+                        let at = k0 * self.n.next_multiple_of(nr) + depth * panel * nr + done * nr;
+                        // SAFETY: passed on to the caller; each part of a panel lies within the packed operand, apart from
+                        // the others.
+                        unsafe {
+                            let from = (from.cast::<S>(), self.right_slots.offsets[slot]);
+                            let to = to.get().add(slot * self.right_slot_bytes());
                             let to = to.cast::<<S as Storage>::Compute>().add(at);
-                            self.pack_right_panel::<S>(from, to, panel, k0, depth);
+                            self.pack_right_panel::<S>(from, to, panel, k0 + done, steps);
                         }
                     }
                 }
-            }
+            });
         });
+    }
+
+    /// Packs the left operand whole, on this thread.
+    ///
+    /// # Safety
+    /// As for `pack_left_with`.
+    pub(crate) unsafe fn pack_left(&self, from: *const u8, to: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.pack_left_with(None, from, to) }
     }
 
     /// The pieces in which the left operand is packed ahead: a row panel of one block of k.
@@ -318,9 +363,16 @@ impl Product {
     ) {
         let first = self.blocking.row(self.m, panel);
         let count = self.blocking.row(self.m, panel + 1) - first;
-        let work = PackPanel { to, width: count, from, matrix: &self.left, first, count, k0, depth };
+        let (width, matrix) = (count, &self.left);
         // SAFETY: passed on to the caller; the instruction set was checked when the product was prepared.
-        unsafe { self.isa.call(work) }
+        unsafe {
+            if self.terms == 2 {
+                let (k0, terms) = self.term_range(k0, depth);
+                self.isa.call(PackPairs { to, width, from, matrix, first, count, k0, terms });
+            } else {
+                self.isa.call(PackPanel { to, width, from, matrix, first, count, k0, depth });
+            }
+        }
     }
 
     unsafe fn pack_right_panel<S: Storage>(
@@ -338,6 +390,10 @@ impl Product {
         unsafe {
             let from = from.offset(offset);
             match &self.right {
+                Right::Strided(matrix) if self.terms == 2 => {
+                    let (k0, terms) = self.term_range(k0, depth);
+                    self.isa.call(PackPairs { to, width, from, matrix, first, count, k0, terms });
+                }
                 Right::Strided(matrix) => {
                     self.isa.call(PackPanel { to, width, from, matrix, first, count, k0, depth });
                 }
@@ -436,7 +492,7 @@ impl Product {
                 let right_block = base.get().add(worker * (right_bytes + left_bytes + sums_bytes));
                 Task::<S> {
                     product: self,
-                    kernels: S::Compute::kernels(self.isa),
+                    kernels: self.kernels::<S>(),
                     left: pick(&left),
                     right: pick(&right),
                     c: c.get().cast(),
@@ -475,6 +531,21 @@ pub(crate) fn pick(operand: &Operand) -> Operand {
 
 pub(crate) fn aligned(at: *mut u8) -> *mut u8 {
     at.wrapping_add(at.align_offset(ALIGN))
+}
+
+/// Column panels and steps of the sum that are packed together: rows of a kilobyte or two are read at a time, and the panels
+/// written meanwhile stay in the first-level cache.
+const PACK_PANELS: usize = 16;
+const PACK_STEPS: usize = 16;
+/// Bytes below which packing is done by one thread.
+const PACK_ALONE: usize = 128 << 10;
+
+/// Packs pieces, all threads taking one after the other where there is enough to do.
+fn shares(pool: Option<&ThreadPool>, bytes: usize, pieces: usize, pack: &(dyn Fn(usize) + Sync)) {
+    match pool.filter(|_| bytes >= PACK_ALONE) {
+        Some(pool) => pool.run(pieces, pack),
+        None => (0..pieces).for_each(pack),
+    }
 }
 
 /// Runs `body` for each worker, without the pool where there is but one.

@@ -5,7 +5,7 @@ use crate::convolve::Compact;
 use crate::element::Storage;
 use crate::epilogue::{self, Epilogue};
 use crate::pack::Narrow;
-use crate::tile::{Kernels, Tile};
+use crate::tile::{Kernels, Tile, prefetch_l2};
 
 /// One worker's view of a run.
 pub(super) struct Task<'a, S: Storage> {
@@ -45,7 +45,8 @@ impl<S: Storage> Task<'_, S> {
         if let (Operand::Plain(at), Some((batch, panel, k0, depth))) = (self.left, next.left) {
             let rows = (p.blocking.row(p.m, panel), p.blocking.row(p.m, panel + 1));
             let from = at.cast::<S>().wrapping_offset(p.left_slots.offset(batch));
-            p.left.prefetch(from, rows, (k0, k0 + depth), left_share);
+            let (first, terms) = p.term_range(k0, depth);
+            p.left.prefetch(from, rows, (first, first + terms), left_share);
         }
         if let (Operand::Plain(at), Right::Strided(right), Some((batch, columns, k0))) =
             (self.right, &p.right, &next.right)
@@ -53,7 +54,21 @@ impl<S: Storage> Task<'_, S> {
             let nr = p.blocking.nr;
             let columns = (columns.start * nr, (columns.end * nr).min(p.n));
             let from = at.cast::<S>().wrapping_offset(p.right_slots.offset(*batch));
-            right.prefetch(from, columns, (*k0, (k0 + p.blocking.kc).min(p.k)), share);
+            let (first, terms) = p.term_range(*k0, p.blocking.kc.min(p.k - k0));
+            right.prefetch(from, columns, (first, first + terms), share);
+        }
+        if let (Operand::Packed(at), Right::Strided(_), Some((batch, columns, k0))) =
+            (self.right, &p.right, &next.right)
+        {
+            // The panels of a packed block lie one behind the other.
+            let (nr, depth) = (p.blocking.nr, p.blocking.kc.min(p.k - k0));
+            let slot = at.wrapping_add(p.right_slots.of(*batch) * p.right_slot_bytes());
+            let first = k0 * p.n.next_multiple_of(nr) + depth * columns.start * nr;
+            let start = slot.cast::<S::Compute>().wrapping_add(first).cast::<u8>();
+            let lines = (depth * columns.len() * nr * size_of::<S::Compute>()).div_ceil(64);
+            for line in lines * share.0 / share.1..lines * (share.0 + 1) / share.1 {
+                prefetch_l2(start.wrapping_add(64 * line));
+            }
         }
     }
 

@@ -16,6 +16,14 @@ const ALL: [DType; 9] = [
     DType::U8,
 ];
 
+/// Which operand is packed ahead.
+#[derive(Clone, Copy, Debug)]
+enum Packing {
+    None,
+    A,
+    B,
+}
+
 /// The offsets of a group's indices in one operand, the last axis fastest.
 fn offsets(axes: &[Axis], stride: fn(&Axis) -> isize) -> Vec<isize> {
     let mut all = vec![0];
@@ -35,6 +43,12 @@ fn bounds(groups: &[&[isize]]) -> (isize, isize) {
 
 /// Runs the contraction in every way and compares each element; also that nothing else of C is written.
 fn check(contraction: &Contraction, seed: u64) {
+    check_with(contraction, seed, false);
+}
+
+/// As `check`; when `rounded`, operands may be rounded to bfloat16, which the numbers drawn already are: nothing is lost then, and
+/// the tolerance is that of the sum.
+fn check_with(contraction: &Contraction, seed: u64, rounded: bool) {
     let dtype = contraction.dtype;
     let [ab, ak, am] = [&contraction.batch, &contraction.k, &contraction.m]
         .map(|group| offsets(group, |axis| axis.stride_a));
@@ -48,6 +62,10 @@ fn check(contraction: &Contraction, seed: u64) {
     let mut random = Random(seed);
     let mut a = Buffer::random(dtype, len(a_bounds), &mut random);
     let mut b = Buffer::random(dtype, len(b_bounds), &mut random);
+    if rounded {
+        a.round();
+        b.round();
+    }
     let start = |buffer: &mut Buffer, (low, _): (isize, isize)| {
         buffer.ptr().wrapping_offset(-low * dtype.bytes() as isize)
     };
@@ -68,8 +86,12 @@ fn check(contraction: &Contraction, seed: u64) {
     for isa in Isa::available() {
         for threads in [1, 2, 3] {
             let pool = ThreadPool::new(threads);
-            let prepared = contraction.prepare(isa, threads);
-            for packed in [false, true] {
+            for packed in [Packing::None, Packing::A, Packing::B] {
+                let prepared = if rounded {
+                    contraction.prepare_rounded(isa, threads, matches!(packed, Packing::B))
+                } else {
+                    contraction.prepare(isa, threads)
+                };
                 let mut c = Buffer::poison(dtype, len(c_bounds));
                 let c_ptr = start(&mut c, c_bounds);
                 let mut workspace = vec![0xA5_u8; prepared.workspace_bytes()];
@@ -77,20 +99,21 @@ fn check(contraction: &Contraction, seed: u64) {
                 let epilogue = Some(coverage.epilogue());
                 // SAFETY: the buffers cover every offset of the operands, and the workspace has the size asked for.
                 unsafe {
-                    if packed {
-                        let mut packed_b = vec![0_u64; prepared.packed_b_bytes().div_ceil(8)];
-                        prepared.pack_b(b_ptr, packed_b.as_mut_ptr().cast());
-                        let packed_b = packed_b.as_ptr().cast();
-                        prepared.run_packed_b(
-                            &pool,
-                            a_ptr,
-                            packed_b,
-                            c_ptr,
-                            workspace.as_mut_ptr(),
-                            epilogue,
-                        );
-                    } else {
-                        prepared.run(&pool, a_ptr, b_ptr, c_ptr, workspace.as_mut_ptr(), epilogue);
+                    let work = workspace.as_mut_ptr();
+                    match packed {
+                        Packing::None => prepared.run(&pool, a_ptr, b_ptr, c_ptr, work, epilogue),
+                        Packing::A => {
+                            let mut words = vec![0_u64; prepared.packed_a_bytes().div_ceil(8)];
+                            prepared.pack_a_with(&pool, a_ptr, words.as_mut_ptr().cast());
+                            let packed_a = words.as_ptr().cast();
+                            prepared.run_packed_a(&pool, packed_a, b_ptr, c_ptr, work, epilogue);
+                        }
+                        Packing::B => {
+                            let mut words = vec![0_u64; prepared.packed_b_bytes().div_ceil(8)];
+                            prepared.pack_b_with(&pool, b_ptr, words.as_mut_ptr().cast());
+                            let packed_b = words.as_ptr().cast();
+                            prepared.run_packed_b(&pool, a_ptr, packed_b, c_ptr, work, epilogue);
+                        }
                     }
                 }
                 coverage.check();
@@ -105,7 +128,7 @@ fn check(contraction: &Contraction, seed: u64) {
                     };
                     assert!(
                         fine,
-                        "{isa:?} {threads} packed {packed} at {at}: {got:?}, not {want:?}\n{contraction:?}"
+                        "{isa:?} {threads} packed {packed:?} at {at}: {got:?}, not {want:?}\n{contraction:?}"
                     );
                 }
             }
@@ -193,6 +216,68 @@ fn several_blocks() {
     }
     check(&Contraction::matrices(60, 130, 700, DType::F64), 2);
     check(&Contraction::matrices(60, 130, 700, DType::Bf16), 2);
+}
+
+/// A vector and a matrix whose rows are short, so that the sum is computed in pieces.
+#[test]
+fn pieces_of_a_sum() {
+    for (m, n, k) in [(1, 700, 1030), (1, 90, 3001), (1000, 1, 600)] {
+        let mut contraction = Contraction::matrices(m, n, k, DType::F32);
+        if n == 1 {
+            // The rows of A side by side: its transpose.
+            contraction.m[0].stride_a = 1;
+            contraction.k[0].stride_a = m as isize;
+        }
+        check(&contraction, 8);
+        check(&Contraction { dtype: DType::Bf16, ..contraction }, 8);
+    }
+}
+
+/// Operands that may be rounded to bfloat16, where terms are multiplied in pairs: odd sums, tails, several blocks.
+#[test]
+fn rounded_operands() {
+    for m in [1, 5, 12, 29] {
+        for n in [1, 7, 32, 70] {
+            for k in [0, 1, 2, 9, 50] {
+                check_with(&Contraction::matrices(m, n, k, DType::F32), 9, true);
+            }
+        }
+    }
+    for (m, n, k) in [(70, 200, 1701), (3, 700, 900), (1, 1500, 901)] {
+        check_with(&Contraction::matrices(m, n, k, DType::F32), 9, true);
+    }
+    let mut random = Random(10);
+    for round in 0..150 {
+        let limits = random.pick(&[[4, 40, 80, 60], [3, 1, 200, 70], [3, 150, 1, 70], [1, 30, 30, 450]]);
+        check_with(&random_contraction(DType::F32, limits, &mut random), round, true);
+    }
+}
+
+/// What rounding does to numbers that need it: each operand is off by 2^-9 of itself at most.
+#[test]
+fn rounding_is_to_nearest() {
+    let (m, n, k) = (13, 45, 77);
+    let contraction = Contraction::matrices(m, n, k, DType::F32);
+    let mut random = Random(11);
+    let (mut a, mut b) =
+        (Buffer::random(DType::F32, m * k, &mut random), Buffer::random(DType::F32, k * n, &mut random));
+    for isa in Isa::available() {
+        let prepared = contraction.prepare_rounded(isa, 1, false);
+        let mut c = Buffer::poison(DType::F32, m * n);
+        let mut workspace = vec![0_u8; prepared.workspace_bytes()];
+        // SAFETY: the buffers are the matrices described, and the workspace has the size asked for.
+        unsafe { prepared.run(&ThreadPool::new(1), a.ptr(), b.ptr(), c.ptr(), workspace.as_mut_ptr(), None) };
+        let float = |buffer: &Buffer, at: usize| match buffer.get(at) {
+            Value::Float(x) => x,
+            Value::Int(_) => panic!("floats were drawn"),
+        };
+        for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+            let terms = (0..k).map(|l| float(&a, i * k + l) * float(&b, l * n + j));
+            let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+            let off = (float(&c, i * n + j) - sum).abs();
+            assert!(off <= size * (2.0 / 512.0 + 1e-4), "{isa:?} ({i}, {j}): off by {off} of {size}");
+        }
+    }
 }
 
 #[test]

@@ -70,6 +70,14 @@ impl Buffer {
         Buffer { words: vec![0xFFFF_FFFF_FFFF_FFFF; (len * dtype.bytes()).div_ceil(8) + 1], dtype }
     }
 
+    /// Rounds every `f32` to what a bfloat16 can hold.
+    pub(crate) fn round(&mut self) {
+        for word in &mut self.words {
+            let round = |half: u64| u64::from(bf16::from_f32(f32::from_bits(half as u32)).to_f32().to_bits());
+            *word = round(*word & 0xFFFF_FFFF) | round(*word >> 32) << 32;
+        }
+    }
+
     pub(crate) fn ptr(&mut self) -> *mut u8 {
         self.words.as_mut_ptr().cast()
     }
