@@ -3,6 +3,7 @@
 use thalweg_base::DeviceDescription;
 use thalweg_cost::presets;
 use thalweg_partition::Strategy;
+use thalweg_plan::Precision;
 use thalweg_tensor::Mesh;
 
 /// What the compiler is told.
@@ -16,6 +17,8 @@ pub struct Options {
     pub device: DeviceDescription,
     /// Whether and how graphs are rewritten; absent for not at all.
     pub rewrite: Option<thalweg_rewrite::Options>,
+    /// What may be done to operands of `f32` in matrix products.
+    pub precision: Precision,
     /// Whether machine code is made. Without it a plan runs on the reference device only.
     pub code: bool,
     /// Whether every pass is verified. Always so in debug builds.
@@ -30,6 +33,7 @@ impl Options {
             strategy: Strategy::data(),
             device,
             rewrite: Some(thalweg_rewrite::Options::default()),
+            precision: Precision::Full,
             code: true,
             verify: cfg!(debug_assertions),
         }

@@ -188,6 +188,7 @@ pub(crate) fn lower(graph: &Graph, context: &mut Context) -> Result<Plan, Compil
         threads: context.options.device.threads,
     };
     let mut plan = thalweg_lower::lower(&request)?;
+    plan.set_precision(context.options.precision);
     plan.key = key(graph, context.options);
     let seconds = start.elapsed().as_secs_f64();
     if context.options.verify || cfg!(debug_assertions) {
@@ -245,7 +246,7 @@ fn key(graph: &Graph, options: &Options) -> String {
     }
     plain.outputs = graph.outputs.clone();
     plain.updates = graph.updates.clone();
-    let text = format!("{plain}{:?}{:?}", options.mesh, options.device);
+    let text = format!("{plain}{:?}{:?}{:?}", options.mesh, options.device, options.precision);
     // FNV-1a in 128 bits: enough to tell versions of a model apart; nobody attacks their own cache.
     let hash = text.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |hash, byte| {
         (hash ^ byte as u128).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)

@@ -5,7 +5,7 @@ use crate::emit::Source;
 use crate::view::{View, dense_strides, view};
 use thalweg_kernel::ir::{Kernel, Range, VarId};
 use thalweg_plan::{
-    ArgSort, ContractAxis, Contraction, Convolution, ConvolveDirection, Scatter as ScatterShape,
+    ArgSort, ContractAxis, Contraction, Convolution, ConvolveDirection, Precision, Scatter as ScatterShape,
 };
 use thalweg_tensor::ops::{Contract, Convolve, Direction};
 use thalweg_tensor::{NodeId, Op};
@@ -75,6 +75,7 @@ pub(crate) fn contract(source: Source, id: NodeId) -> ContractStep {
         n: axes(&letters.n),
         k: axes(&letters.k),
         dtype: source.graph.ty(id).dtype,
+        precision: Precision::Full,
     };
     let [a, b] = views;
     ContractStep { contraction, a, b }

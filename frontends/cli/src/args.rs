@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
-use thalweg::{CompileOptions, Devices, PlanCache, Split, Stage};
+use thalweg::{CompileOptions, Devices, PlanCache, Precision, Split, Stage};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -149,6 +149,14 @@ fn split(text: &str) -> Result<Split, String> {
     text.parse().map_err(|error: thalweg::Error| error.to_string())
 }
 
+fn precision(text: &str) -> Result<Precision, String> {
+    match text {
+        "full" => Ok(Precision::Full),
+        "bf16" => Ok(Precision::Bf16),
+        _ => Err(format!("matrix products are of precision `full` or `bf16`, not `{text}`")),
+    }
+}
+
 /// Values for what a file leaves open.
 #[derive(Args, Clone, Debug)]
 pub struct Sets {
@@ -181,6 +189,9 @@ pub struct Build {
     /// How several devices share the work: `data`, `tensor`, or `auto`
     #[arg(long, value_name = "HOW", default_value = "data", value_parser = split)]
     pub split: Split,
+    /// What matrix products of f32 may do with their operands: `full`, or `bf16` to round them where that is faster
+    #[arg(long, value_name = "HOW", default_value = "full", value_parser = precision)]
+    pub precision: Precision,
     /// Leave the graph as it is written
     #[arg(long)]
     pub no_rewrite: bool,
@@ -227,6 +238,7 @@ impl Build {
             devices: self.devices(),
             split: self.split,
             seed,
+            precision: self.precision,
             no_rewrite: self.no_rewrite,
             verify: self.verify,
             cache: None,

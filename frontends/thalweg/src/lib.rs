@@ -52,5 +52,5 @@ pub use thalweg_base::{Bindings, DType, DeviceDescription, Dim, Symbol};
 pub use thalweg_driver::{Report, Stage};
 pub use thalweg_executor::{Trace, TraceEvent};
 pub use thalweg_lang::{ModelGraph, Settings, TrainProgram, WrittenProgram};
-pub use thalweg_plan::Plan;
+pub use thalweg_plan::{Plan, Precision};
 pub use thalweg_tensor::{Graph, TensorType};

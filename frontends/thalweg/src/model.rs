@@ -13,7 +13,7 @@ use std::sync::Arc;
 use thalweg_base::Bindings;
 use thalweg_driver::{Options, Report, Stage};
 use thalweg_lang::{ModelGraph, Program, Settings, TrainProgram, WrittenProgram};
-use thalweg_plan::Plan;
+use thalweg_plan::{Plan, Precision};
 use thalweg_tensor::Graph;
 use thalweg_tensor::ops::{Leaf, LeafKind};
 
@@ -30,6 +30,8 @@ pub struct CompileOptions {
     pub split: Split,
     /// The seed of first values of parameters.
     pub seed: u64,
+    /// What may be done to operands of `f32` in matrix products: full precision unless told otherwise.
+    pub precision: Precision,
     /// Whether the graph is left as it is written, without the rewriting that makes it faster.
     pub no_rewrite: bool,
     /// Whether every pass of the compiler is verified, which takes time. Always so in debug builds.
@@ -46,6 +48,7 @@ impl CompileOptions {
         if self.no_rewrite {
             options.rewrite = None;
         }
+        options.precision = self.precision;
         options.verify |= self.verify;
         options
     }

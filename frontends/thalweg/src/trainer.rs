@@ -19,7 +19,7 @@ use thalweg_device::Device;
 use thalweg_driver::Report;
 use thalweg_executor::{Executor, TensorView, Trace};
 use thalweg_lang::{Settings, TrainProgram};
-use thalweg_plan::{Plan, Port};
+use thalweg_plan::{Plan, Port, Precision};
 use thalweg_tensor::Graph;
 
 /// How a training is done.
@@ -38,6 +38,8 @@ pub struct TrainOptions {
     /// Steps after which to stop. Schedules of the program still run over all steps that the program asks for, so that a
     /// training that is stopped and one that goes on see the same values; only when more are asked for they run over these.
     pub steps: Option<usize>,
+    /// What may be done to operands of `f32` in matrix products, forwards and backwards: full precision unless told otherwise.
+    pub precision: Precision,
     /// Whether graphs are left as they are written, without the rewriting that makes them faster.
     pub no_rewrite: bool,
     /// Whether every pass of the compiler is verified, which takes time. Always so in debug builds.
@@ -410,6 +412,7 @@ fn driver(options: &TrainOptions) -> thalweg_driver::Options {
     let options = CompileOptions {
         devices: options.devices,
         split: options.split,
+        precision: options.precision,
         no_rewrite: options.no_rewrite,
         verify: options.verify,
         ..CompileOptions::default()

@@ -13,7 +13,7 @@ pub mod step;
 pub mod verify;
 
 pub use file::{FORMAT_VERSION, PlanFileError};
-pub use routine::{ArgSort, ContractAxis, Contraction, Convolution, ConvolveDirection, Scatter};
+pub use routine::{ArgSort, ContractAxis, Contraction, Convolution, ConvolveDirection, Precision, Scatter};
 pub use step::{Address, CollectiveKind, CollectiveStep, Launch, LoopId, Origin, Step, StepKind};
 
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,35 @@ impl Plan {
     /// A kernel.
     pub fn kernel(&self, id: KernelId) -> &CompiledKernel {
         &self.kernels[id.index()]
+    }
+
+    /// Lets the operands of every contraction be rounded as `precision` says.
+    pub fn set_precision(&mut self, precision: Precision) {
+        fn visit(steps: &mut [Step], precision: Precision) {
+            for step in steps {
+                match &mut step.kind {
+                    StepKind::Contract { contraction, .. } => contraction.precision = precision,
+                    StepKind::Loop { body, .. } => visit(body, precision),
+                    StepKind::While { condition, body, .. } => {
+                        visit(condition, precision);
+                        visit(body, precision);
+                    }
+                    StepKind::Branch { then, otherwise, .. } => {
+                        visit(then, precision);
+                        visit(otherwise, precision);
+                    }
+                    StepKind::Launch(_)
+                    | StepKind::Convolve { .. }
+                    | StepKind::Scatter { .. }
+                    | StepKind::ArgSort { .. }
+                    | StepKind::Copy { .. }
+                    | StepKind::Collective(_) => {}
+                }
+            }
+        }
+        for program in &mut self.programs {
+            visit(&mut program.steps, precision);
+        }
     }
 
     /// The largest arena in bytes.

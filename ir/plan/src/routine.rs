@@ -16,6 +16,18 @@ pub struct ContractAxis {
     pub stride_c: i64,
 }
 
+/// What may be done to operands of `f32` before they are multiplied.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Nothing.
+    #[default]
+    Full,
+    /// They may be rounded to bfloat16 (8 bits of significand, to nearest), where that is faster; sums stay of `f32`. Each
+    /// product is then off by at most 2^-8 of itself.
+    Bf16,
+}
+
 /// `c[batch, m, n] = sum over k of a[batch, m, k] b[batch, k, n]`, each group a row-major list of axes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Contraction {
@@ -29,6 +41,9 @@ pub struct Contraction {
     pub k: Vec<ContractAxis>,
     /// The element type of all three.
     pub dtype: DType,
+    /// What may be done to operands of `f32`.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// Which of the three of a convolution is computed from the other two.

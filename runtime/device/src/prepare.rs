@@ -12,7 +12,7 @@ use thalweg_kernel::Kernel;
 use thalweg_kernels as kernels;
 use thalweg_plan::{
     Address, CollectiveKind, CollectiveStep, ContractAxis, Contraction, Convolution, ConvolveDirection,
-    KernelId, Launch, LoopId, Plan, Program, Step, StepKind,
+    KernelId, Launch, LoopId, Plan, Precision, Program, Step, StepKind,
 };
 
 /// One step, ready to run.
@@ -287,14 +287,22 @@ impl Preparer<'_> {
         let dtype = kernel_dtype(contraction.dtype)
             .ok_or_else(|| DeviceError::DType { step: label(step), dtype: contraction.dtype })?;
         let axes = |axes: &[ContractAxis]| axes.iter().map(kernel_axis).collect::<Vec<_>>();
-        let prepared = kernels::Contraction {
+        let contract = kernels::Contraction {
             batch: axes(&contraction.batch),
             m: axes(&contraction.m),
             n: axes(&contraction.n),
             k: axes(&contraction.k),
             dtype,
-        }
-        .prepare(kernels::Isa::detect(), self.threads);
+        };
+        let operands = self.operands(step, addresses, contraction.dtype)?;
+        // What is lent for a run is other memory each time.
+        let b_constant =
+            b_constant && operands[1].region() == 0 && contraction.batch.iter().all(|axis| axis.extent == 1);
+        let isa = kernels::Isa::detect();
+        let prepared = match contraction.precision {
+            Precision::Full => contract.prepare(isa, self.threads),
+            Precision::Bf16 => contract.prepare_rounded(isa, self.threads, b_constant),
+        };
         self.needs(prepared.workspace_bytes());
         let extent = |axes: &[ContractAxis]| axes.iter().map(|axis| axis.extent).product::<usize>();
         let extents = [extent(&contraction.batch), extent(&contraction.m), extent(&contraction.n)];
@@ -306,12 +314,9 @@ impl Preparer<'_> {
             }
             None => None,
         };
-        let operands = self.operands(step, addresses, contraction.dtype)?;
-        // What is lent for a run is other memory each time.
-        let b_constant = b_constant && operands[1].region() == 0;
-        // One row reads its matrix once either way, so nothing is gained for it; 2 to 64 rows gain a fifth to a half of the
-        // time, more rows a tenth and less.
-        let packed = match b_constant && extents[0] == 1 && extents[1] > 1 {
+        // One row reads its matrix once either way, so nothing is gained for it unless there are fewer bytes to read; 2 to 64
+        // rows gain a fifth to a half of the time, more rows a tenth and less.
+        let packed = match b_constant && (extents[1] > 1 || prepared.rounds()) {
             true => self.packed(&prepared, contraction, &operands[1])?,
             false => None,
         };

@@ -200,6 +200,14 @@ impl Prepared {
         }
     }
 
+    /// Whether operands are rounded to bfloat16 that were not of it: packing them ahead then halves what a run reads.
+    pub fn rounds(&self) -> bool {
+        match &self.form {
+            Form::Blocked(product) => product.terms == 2 && product.dtype == DType::F32,
+            Form::Skinny(_) => false,
+        }
+    }
+
     /// Floating-point (or integer) operations of one run.
     pub fn flops(&self) -> u64 {
         self.flops

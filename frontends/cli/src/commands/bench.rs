@@ -132,6 +132,7 @@ fn measure_training(args: &BenchArgs, output: &Output) -> Result<Measured> {
         seed: Some(args.seed),
         // As many as will be measured, whatever the program says; counts of steps are i32 in programs.
         steps: Some(i32::MAX as usize),
+        precision: args.build.precision,
         no_rewrite: args.build.no_rewrite,
         verify: args.build.verify,
         cache: None,

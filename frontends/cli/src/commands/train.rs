@@ -30,6 +30,7 @@ pub fn run(args: &TrainArgs, output: &Output) -> Result<Ended> {
         split: args.build.split,
         seed: args.seed,
         steps: args.steps,
+        precision: args.build.precision,
         no_rewrite: args.build.no_rewrite,
         verify: args.build.verify,
         cache: args.caching.cache(&args.build),

@@ -248,5 +248,8 @@ fn plans_are_kept_and_cleared() {
     let nowhere = desk.path("net.tw").join("below");
     let unusable = desk.command(&run).env("THALWEG_CACHE", &nowhere).output().unwrap();
     assert!(unusable.status.success());
-    assert_eq!(desk.command(&["cache"]).env("THALWEG_CACHE", &nowhere).output().unwrap().status.code(), Some(3));
+    assert_eq!(
+        desk.command(&["cache"]).env("THALWEG_CACHE", &nowhere).output().unwrap().status.code(),
+        Some(3)
+    );
 }

@@ -3,7 +3,7 @@
 use thalweg_base::{DType, Literal, Mesh, Scalar};
 use thalweg_plan::{
     Address, CompiledKernel, ContractAxis, Contraction, FORMAT_VERSION, KernelId, Launch, Origin, Plan,
-    Program, Step, StepKind,
+    Precision, Program, Step, StepKind,
 };
 
 /// A plan for one device.
@@ -49,6 +49,7 @@ pub(crate) fn matrices(batch: usize, m: usize, n: usize, k: usize, dtype: DType)
         n: vec![axis(n, 0, 1, 1)],
         k: vec![axis(k, 1, n, 0)],
         dtype,
+        precision: Precision::Full,
     }
 }
 

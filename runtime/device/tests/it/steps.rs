@@ -12,7 +12,7 @@ use thalweg_device::{
 };
 use thalweg_plan::{
     Address, ArgSort, CollectiveKind, CollectiveStep, Convolution, ConvolveDirection, LoopId, Plan, Port,
-    Scatter, StepKind,
+    Precision, Scatter, StepKind,
 };
 
 fn devices() -> Vec<(&'static str, Box<dyn Device>)> {
@@ -201,6 +201,43 @@ fn packed_operands_follow_what_is_written() {
         assert_eq!(results.last(), Some(&floats(&read(&*reference, DType::F32, 2048, 16 * 24))));
     }
     assert_ne!(results[0], results[1]);
+}
+
+/// Products whose operands may be rounded, of one row and of several, the weights packed or not: the numbers are small integers,
+/// which a bfloat16 holds, so the results are exact; with others the results are near.
+#[test]
+fn products_may_round_their_operands() {
+    for (m, b_constant) in [(1, true), (1, false), (16, true), (16, false)] {
+        let mut contraction = matrices(1, m, 40, 27, DType::F32);
+        contraction.precision = Precision::Bf16;
+        let contract = StepKind::Contract {
+            contraction,
+            a: at(0),
+            b: at(2048),
+            c: at(8192),
+            epilogue: None,
+            b_constant,
+        };
+        let plan = plan(12288, vec![], vec![step("contract", contract)]);
+        let (a, b) = (numbers(DType::F32, m * 27, 1), numbers(DType::F32, 27 * 40, 2));
+        check(&plan, &[(0, &a), (2048, &b)], DType::F32, 8192, m * 40);
+        let thirds = |x: &Literal| {
+            let values = floats(x).into_iter().map(|x| Scalar::Float(x / 3.0));
+            Literal::from_scalars(DType::F32, x.shape(), values)
+        };
+        let (a, b) = (thirds(&a), thirds(&b));
+        let results = [load(&CpuDevice::new(2), &plan), load(&ReferenceDevice, &plan)].map(|mut program| {
+            program.write(0, a.bytes()).expect("within the arena");
+            program.write(2048, b.bytes()).expect("within the arena");
+            run(&mut *program);
+            floats(&read(&*program, DType::F32, 8192, m * 40))
+        });
+        let size = |x: &Literal| floats(x).into_iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+        let allowed = 27.0 * size(&a) * size(&b) / 256.0;
+        for (got, want) in results[0].iter().zip(&results[1]) {
+            assert!((got - want).abs() <= allowed, "{got} for {want}");
+        }
+    }
 }
 
 /// Two layers in a loop, whose weights are packed one by one; a write to one of them is seen.
