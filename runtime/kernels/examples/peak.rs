@@ -107,9 +107,17 @@ struct Case {
     packed: bool,
     /// Whether each run takes another copy of B, so that B comes from memory as the weights of a model do.
     cold: bool,
+    /// Whether operands may be rounded to bfloat16.
+    rounded: bool,
 }
 
 impl Case {
+    fn rounded(mut self) -> Case {
+        self.name += " bf16";
+        self.rounded = true;
+        self
+    }
+
     fn cold(mut self) -> Case {
         self.name += " cold";
         self.cold = true;
@@ -124,6 +132,7 @@ fn case(name: &str, m: usize, n: usize, k: usize, packed: bool) -> Case {
         contraction: Contraction::matrices(m, n, k, DType::F32),
         packed,
         cold: false,
+        rounded: false,
     }
 }
 
@@ -136,6 +145,7 @@ fn cases() -> Vec<Case> {
         cases.push(case("bert", m, n, k, false));
         cases.push(case("bert", m, n, k, true));
         cases.push(case("bert", m, n, k, true).cold());
+        cases.push(case("bert", m, n, k, true).rounded());
     }
     // A weight stored as [out, in], which is how most frameworks keep it.
     let mut linear = case("bert B transposed", 128, 768, 3072, false);
@@ -167,7 +177,10 @@ fn cases() -> Vec<Case> {
 }
 
 fn measure(case: &Case, isa: Isa, pool: &ThreadPool, bytes: bool, peak: f64) {
-    let prepared = case.contraction.prepare(isa, pool.threads());
+    let prepared = match case.rounded {
+        true => case.contraction.prepare_rounded(isa, pool.threads(), case.packed),
+        false => case.contraction.prepare(isa, pool.threads()),
+    };
     let elements = |groups: [&[Axis]; 3], stride: fn(&Axis) -> isize| {
         groups
             .iter()
@@ -217,7 +230,7 @@ fn measure(case: &Case, isa: Isa, pool: &ThreadPool, bytes: bool, peak: f64) {
         100.0 * rate / peak
     );
     if bytes {
-        let moved = 4 * (a_len + b_len + c_len);
+        let moved = 4 * (a_len + c_len) + used;
         print!(" {:6.1} GB/s", moved as f64 / seconds / 1e9);
     }
     println!();
@@ -318,8 +331,11 @@ fn main() {
             (4096, 4096, true),
             (50257, 768, true),
         ] {
-            for packed in [false, true] {
+            for (packed, rounded) in [(false, false), (true, false), (true, true)] {
                 let mut vector = case("vector", 1, n, k, packed).cold();
+                if rounded {
+                    vector = vector.rounded();
+                }
                 if transposed {
                     vector.name += " along";
                     vector.contraction.n[0].stride_b = k as isize;
