@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
-use thalweg_kernels::{Axis, Contraction, Convolution, DType, Direction, Isa, ThreadPool};
+use thalweg_kernels::{Axis, Contraction, DType, Isa, ThreadPool};
 
 /// The shortest time of many runs, in seconds: the machine may have other guests.
 fn best(mut run: impl FnMut()) -> f64 {
@@ -236,72 +236,6 @@ fn measure(case: &Case, isa: Isa, pool: &ThreadPool, bytes: bool, peak: f64) {
     println!();
 }
 
-/// A layer of ResNet-50 or MobileNet: name, channels in and out, groups, input, window, stride.
-const LAYERS: [(&str, usize, usize, usize, usize, usize, usize); 12] = [
-    ("conv1", 3, 64, 1, 224, 7, 2),
-    ("2 reduce", 256, 64, 1, 56, 1, 1),
-    ("2 middle", 64, 64, 1, 56, 3, 1),
-    ("2 expand", 64, 256, 1, 56, 1, 1),
-    ("3 strided", 128, 128, 1, 56, 3, 2),
-    ("3 middle", 128, 128, 1, 28, 3, 1),
-    ("4 middle", 256, 256, 1, 14, 3, 1),
-    ("5 middle", 512, 512, 1, 7, 3, 1),
-    ("5 expand", 512, 2048, 1, 7, 1, 1),
-    ("4 shortcut", 512, 1024, 1, 28, 1, 2),
-    ("depthwise", 1, 1, 96, 56, 3, 1),
-    ("depthwise strided", 1, 1, 96, 56, 3, 2),
-];
-
-fn measure_layers(isa: Isa, pool: &ThreadPool, filter: &str, batch: usize, peak: f64) {
-    for (name, ci, co, groups, size, window, stride) in LAYERS {
-        let pad = window / 2;
-        let output = (size + 2 * pad - window) / stride + 1;
-        for direction in [Direction::Forward, Direction::InputGradient, Direction::WeightGradient] {
-            let convolution = Convolution {
-                direction,
-                batch,
-                groups,
-                in_channels: ci,
-                out_channels: co,
-                input: vec![size; 2],
-                kernel: vec![window; 2],
-                output: vec![output; 2],
-                stride: vec![stride; 2],
-                dilation: vec![1; 2],
-                pad_low: vec![pad as isize; 2],
-                dtype: DType::F32,
-            };
-            let title = format!("conv {name} {direction:?} batch {batch}");
-            if !title.contains(filter) {
-                continue;
-            }
-            let prepared = convolution.prepare(isa, pool.threads());
-            let x = vec![0.5_f32; batch * groups * ci * size * size];
-            let w = vec![0.5_f32; groups * co * ci * window * window];
-            let y = vec![0.5_f32; batch * groups * co * output * output];
-            let (a, b, target) = match direction {
-                Direction::Forward => (&x, &w, y.len()),
-                Direction::InputGradient => (&w, &y, x.len()),
-                Direction::WeightGradient => (&x, &y, w.len()),
-            };
-            let mut c = vec![0.0_f32; target];
-            let mut workspace = vec![0_u8; prepared.workspace_bytes()];
-            // SAFETY: the buffers are the tensors described.
-            let seconds = best(|| unsafe {
-                let (a, b, c) = (a.as_ptr().cast(), b.as_ptr().cast(), c.as_mut_ptr().cast());
-                prepared.run(pool, a, b, c, workspace.as_mut_ptr(), None);
-            });
-            let rate = prepared.flops() as f64 / seconds;
-            println!(
-                "{title:46} {:9.1} us {:7.1} GFLOP/s {:5.1} %",
-                seconds * 1e6,
-                rate / 1e9,
-                100.0 * rate / peak
-            );
-        }
-    }
-}
-
 fn main() {
     let only: Option<usize> = std::env::args().nth(1).and_then(|word| word.parse().ok());
     let filter = std::env::args().nth(2).unwrap_or_default();
@@ -346,7 +280,5 @@ fn main() {
                 }
             }
         }
-        measure_layers(isa, &pool, &filter, 1, one * threads as f64);
-        measure_layers(isa, &pool, &filter, 8, one * threads as f64);
     }
 }

@@ -46,6 +46,14 @@ impl DType {
         }
     }
 
+    /// Whether elements are multiplied and summed in binary32.
+    pub(crate) fn compute_is_f32(self) -> bool {
+        match self {
+            DType::F32 | DType::F16 | DType::Bf16 => true,
+            DType::F64 | DType::I32 | DType::I64 | DType::I16 | DType::I8 | DType::U8 => false,
+        }
+    }
+
     /// Whether elements are stored in another type than they are computed in.
     pub(crate) fn is_narrow(self) -> bool {
         self.bytes() != self.compute_bytes()

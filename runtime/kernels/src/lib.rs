@@ -25,7 +25,7 @@ mod skinny;
 mod tile;
 
 pub use contract::{Axis, Contraction, Prepared};
-pub use convolve::{Convolution, Direction, PreparedConvolution};
+pub use convolve::{Algorithm, Convolution, Direction, PreparedConvolution};
 pub use element::DType;
 pub use epilogue::Epilogue;
 pub use isa::Isa;

@@ -73,7 +73,7 @@ pub(crate) trait Kernel: Compute {
 pub(crate) const AHEAD: isize = 8;
 
 #[inline(always)]
-fn prefetch<T>(address: *const T) {
+pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch never faults, whatever the address; SSE is part of x86-64.
     unsafe {

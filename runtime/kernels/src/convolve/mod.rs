@@ -7,9 +7,14 @@
 //! the channels `g * out_channels ..` of y.
 
 mod depthwise;
+mod direct;
 mod gather;
+mod grid;
 mod padded;
 mod products;
+mod rows;
+mod weights;
+mod winograd;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +25,33 @@ use crate::epilogue::{self, Epilogue};
 use crate::isa::Isa;
 use crate::pool::ThreadPool;
 use depthwise::Depthwise;
+use direct::Direct;
 pub(crate) use gather::{Gather, GatherPanel, OVERRUN};
 pub(crate) use padded::{Compact, Fill, Padded};
+use weights::WeightGradient;
+use winograd::Winograd;
+
+/// Evaluates an expression with a type bound to the storage type of a float that is summed in `f32`.
+macro_rules! with_float {
+    ($dtype:expr, $s:ident => $body:expr) => {
+        match $dtype {
+            $crate::element::DType::F32 => {
+                type $s = f32;
+                $body
+            }
+            $crate::element::DType::F16 => {
+                type $s = half::f16;
+                $body
+            }
+            $crate::element::DType::Bf16 => {
+                type $s = half::bf16;
+                $body
+            }
+            other => panic!("{other:?} is not summed in f32"),
+        }
+    };
+}
+use with_float;
 
 /// Which of the three tensors is computed from the other two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -71,6 +101,18 @@ pub struct Convolution {
     pub dtype: DType,
 }
 
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Algorithm {
+    /// As products over planes as they lie, gathered where there are windows, or row by row where channels do not mix.
+    Planes,
+    /// As sums over a padded copy of the source in blocks of channels.
+    Blocks,
+    /// By transforms, for windows of 3 by 3 without strides. Another order of operations: its error is some four times that
+    /// of the others.
+    Winograd,
+}
+
 /// A convolution prepared for an instruction set and a number of threads.
 #[derive(Clone, Debug)]
 pub struct PreparedConvolution {
@@ -89,6 +131,10 @@ enum Form {
     Gathered(Box<Product>),
     /// The gradient of the input under strides: a product for each remainder of positions, and where its part of c begins.
     Phases(Vec<(isize, Product)>),
+    /// The same in blocks, also for y or for the gradient of the input without strides: then it is but one.
+    Direct(Vec<(isize, Direct)>),
+    Winograd(Box<Winograd>),
+    Weights(Box<WeightGradient>),
     Depthwise(Box<Depthwise>),
 }
 
@@ -170,8 +216,53 @@ impl Convolution {
     pub fn prepare(&self, isa: Isa, threads: usize) -> PreparedConvolution {
         let isa = isa.or_detected();
         let window = self.window();
+        let algorithm = match self.suits_blocks() {
+            true if self.transformed(&window, isa, threads).is_some_and(|parts| winograd::pays(&parts)) => {
+                Algorithm::Winograd
+            }
+            true if !(self.is_pointwise() && self.fills_vectors()) => Algorithm::Blocks,
+            true | false => Algorithm::Planes,
+        };
+        self.prepare_as(algorithm, window, isa, threads)
+    }
+
+    /// The same by a given algorithm, if it can compute this convolution.
+    ///
+    /// # Panics
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_with(
+        &self,
+        algorithm: Algorithm,
+        isa: Isa,
+        threads: usize,
+    ) -> Option<PreparedConvolution> {
+        let (isa, window) = (isa.or_detected(), self.window());
+        let possible = match algorithm {
+            Algorithm::Planes => true,
+            Algorithm::Blocks => self.dtype.compute_is_f32(),
+            Algorithm::Winograd => self.transformed(&window, isa, threads).is_some(),
+        };
+        possible.then(|| self.prepare_as(algorithm, window, isa, threads))
+    }
+
+    fn prepare_as(
+        &self,
+        algorithm: Algorithm,
+        window: Window,
+        isa: Isa,
+        threads: usize,
+    ) -> PreparedConvolution {
         let strided = self.stride.iter().any(|&stride| stride > 1);
-        let form = if self.is_pointwise() && self.merged().is_none() {
+        let form = if algorithm == Algorithm::Winograd {
+            let parts = self.transformed(&window, isa, threads).expect("the caller asked whether it can");
+            Form::Winograd(Box::new(Winograd::new(parts)))
+        } else if algorithm == Algorithm::Blocks && self.direction == Direction::WeightGradient {
+            let taps = Self::tap_positions(&window);
+            Form::Weights(Box::new(WeightGradient::new(self, &window, &taps, isa, threads)))
+        } else if algorithm == Algorithm::Blocks {
+            let parts = self.blocked_parts(&window, isa, threads);
+            Form::Direct(parts.into_iter().map(|(start, parts)| (start, Direct::new(parts))).collect())
+        } else if self.is_pointwise() && self.merged().is_none() {
             Form::Contraction(Box::new(self.contraction().prepare(isa, threads)))
         } else if self.in_channels == 1 && self.out_channels == 1 {
             Form::Depthwise(Box::new(Depthwise::new(self, window, isa, threads)))
@@ -223,6 +314,9 @@ impl PreparedConvolution {
             Form::Contraction(prepared) => prepared.workspace_bytes(),
             Form::Gathered(product) => product.workspace_bytes(),
             Form::Phases(phases) => phases.iter().map(|phase| phase.1.workspace_bytes()).max().unwrap_or(0),
+            Form::Direct(parts) => parts.iter().map(|part| part.1.workspace_bytes()).max().unwrap_or(0),
+            Form::Winograd(winograd) => winograd.workspace_bytes(),
+            Form::Weights(gradient) => gradient.workspace_bytes(),
             Form::Depthwise(depthwise) => depthwise.workspace_bytes(),
         }
     }
@@ -263,6 +357,9 @@ impl PreparedConvolution {
             Form::Contraction(prepared) => prepared.packed_a_bytes(),
             Form::Gathered(product) => product.packed_left_bytes(),
             Form::Phases(phases) => phases.iter().map(|phase| phase.1.packed_left_bytes()).sum(),
+            Form::Direct(parts) => parts.iter().map(|part| part.1.packed_bytes()).sum(),
+            Form::Winograd(winograd) => winograd.packed_bytes(),
+            Form::Weights(_) => return None,
             Form::Depthwise(depthwise) => depthwise.weights_bytes(),
         })
     }
@@ -274,7 +371,7 @@ impl PreparedConvolution {
     ///
     /// # Panics
     /// For the gradient of the weights.
-    pub unsafe fn pack_weights(&self, weights: *const u8, out: *mut u8) {
+    pub unsafe fn pack_weights(&self, pool: &ThreadPool, weights: *const u8, out: *mut u8) {
         assert!(
             self.direction != Direction::WeightGradient,
             "the gradient of the weights has no weights to pack"
@@ -291,6 +388,15 @@ impl PreparedConvolution {
                         out = out.add(product.packed_left_bytes());
                     }
                 }
+                Form::Direct(parts) => {
+                    let mut out = out;
+                    for (_, direct) in parts {
+                        direct.pack(pool, weights, out);
+                        out = out.add(direct.packed_bytes());
+                    }
+                }
+                Form::Winograd(winograd) => winograd.pack(pool, weights, out),
+                Form::Weights(_) => unreachable!("refused above"),
                 Form::Depthwise(depthwise) => {
                     out.copy_from_nonoverlapping(weights, depthwise.weights_bytes())
                 }
@@ -326,8 +432,9 @@ impl PreparedConvolution {
         }
     }
 
-    /// The left and the right operand of the product.
-    fn sides(&self, a: *const u8, b: *const u8) -> (*const u8, *const u8) {
+    /// Of the operands of a run, the one that [`pack_weights`](Self::pack_weights) takes and the other; for the gradient of
+    /// the weights, y and x.
+    pub fn sides(&self, a: *const u8, b: *const u8) -> (*const u8, *const u8) {
         match self.direction {
             Direction::Forward | Direction::WeightGradient => (b, a),
             Direction::InputGradient => (a, b),
@@ -361,6 +468,21 @@ impl PreparedConvolution {
                     }
                     self.epilogue_afterwards(pool, epilogue);
                 }
+                Form::Direct(parts) => {
+                    let (whole, mut left) = (parts.len() == 1, left);
+                    for (start, direct) in parts {
+                        let c = c.offset(*start * self.element as isize);
+                        direct.run(pool, left, right, c, workspace, epilogue.filter(|_| whole));
+                        if let Operand::Packed(at) = left {
+                            left = Operand::Packed(at.add(direct.packed_bytes()));
+                        }
+                    }
+                    if !whole {
+                        self.epilogue_afterwards(pool, epilogue);
+                    }
+                }
+                Form::Winograd(winograd) => winograd.run(pool, left, right, c, workspace, epilogue),
+                Form::Weights(gradient) => gradient.run(pool, left, right, c, workspace, epilogue),
                 Form::Depthwise(depthwise) => depthwise.run(pool, left, right, c, workspace, epilogue),
             }
         }

@@ -1,6 +1,6 @@
 //! Convolutions against the relation that defines them.
 
-use thalweg_kernels::{Convolution, DType, Direction, Isa, ThreadPool};
+use thalweg_kernels::{Algorithm, Convolution, DType, Direction, Isa, ThreadPool};
 
 use crate::support::{Buffer, Coverage, Random, accumulate, close, zero};
 
@@ -54,6 +54,14 @@ fn triples(c: &Convolution) -> Vec<(usize, usize, usize)> {
     triples
 }
 
+/// The algorithms that can compute a convolution.
+fn algorithms(convolution: &Convolution) -> Vec<Algorithm> {
+    [Algorithm::Planes, Algorithm::Blocks, Algorithm::Winograd]
+        .into_iter()
+        .filter(|algorithm| convolution.prepare_with(*algorithm, Isa::Portable, 1).is_some())
+        .collect()
+}
+
 /// Runs all three directions in every way and compares each element.
 fn check(convolution: &Convolution, seed: u64) {
     let dtype = convolution.dtype;
@@ -93,43 +101,40 @@ fn check(convolution: &Convolution, seed: u64) {
             Direction::InputGradient => (w.ptr(), y.ptr()),
             Direction::WeightGradient => (x.ptr(), y.ptr()),
         };
-        for isa in Isa::available() {
-            for threads in [1, 2] {
-                let pool = ThreadPool::new(threads);
-                let prepared = convolution.prepare(isa, threads);
-                for packed in [false, true] {
-                    let mut got = Buffer::poison(dtype, lengths[target]);
-                    let mut workspace = vec![0xA5_u8; prepared.workspace_bytes()];
-                    let coverage = Coverage::new(extents[0], extents[1], extents[2]);
-                    let epilogue = Some(coverage.epilogue());
-                    let (to, workspace) = (got.ptr(), workspace.as_mut_ptr());
-                    match prepared.packed_weights_bytes() {
-                        Some(bytes) if packed => {
-                            let mut weights = vec![0_u64; bytes.div_ceil(8)];
-                            let other = if direction == Direction::Forward { a } else { b };
-                            // SAFETY: the buffers are the tensors described, and the others have the sizes asked for.
-                            unsafe {
-                                prepared.pack_weights(w.ptr(), weights.as_mut_ptr().cast());
-                                prepared.run_packed(
-                                    &pool,
-                                    weights.as_ptr().cast(),
-                                    other,
-                                    to,
-                                    workspace,
-                                    epilogue,
-                                );
+        for algorithm in algorithms(&convolution) {
+            for isa in Isa::available() {
+                for threads in [1, 2] {
+                    let pool = ThreadPool::new(threads);
+                    let prepared = convolution.prepare_with(algorithm, isa, threads).expect("it can");
+                    for packed in [false, true] {
+                        let mut got = Buffer::poison(dtype, lengths[target]);
+                        let mut workspace = vec![0xA5_u8; prepared.workspace_bytes()];
+                        let coverage = Coverage::new(extents[0], extents[1], extents[2]);
+                        let epilogue = Some(coverage.epilogue());
+                        let (to, workspace) = (got.ptr(), workspace.as_mut_ptr());
+                        match prepared.packed_weights_bytes() {
+                            Some(bytes) if packed => {
+                                let mut weights = vec![0_u64; bytes.div_ceil(8)];
+                                let other = if direction == Direction::Forward { a } else { b };
+                                // SAFETY: the buffers are the tensors described, and the others have the sizes asked for.
+                                unsafe {
+                                    prepared.pack_weights(&pool, w.ptr(), weights.as_mut_ptr().cast());
+                                    let weights = weights.as_ptr().cast();
+                                    prepared.run_packed(&pool, weights, other, to, workspace, epilogue);
+                                }
                             }
+                            // SAFETY: as above.
+                            Some(_) | None => unsafe { prepared.run(&pool, a, b, to, workspace, epilogue) },
                         }
-                        // SAFETY: as above.
-                        Some(_) | None => unsafe { prepared.run(&pool, a, b, to, workspace, epilogue) },
-                    }
-                    coverage.check();
-                    for (at, want) in want.iter().enumerate() {
-                        let got = got.get(at);
-                        assert!(
-                            close(dtype, terms, got, *want),
-                            "{isa:?} {threads} packed {packed} at {at}: {got:?}, not {want:?}\n{convolution:?}"
-                        );
+                        coverage.check();
+                        for (at, want) in want.iter().enumerate() {
+                            let got = got.get(at);
+                            assert!(
+                                close(dtype, terms, got, *want),
+                                "{algorithm:?} {isa:?} {threads} packed {packed} at {at}: {got:?}, not {want:?}\n\
+                                 {convolution:?}"
+                            );
+                        }
                     }
                 }
             }
@@ -229,6 +234,73 @@ fn usual_layers() {
     // A plane too large to be buffered whole.
     check(&Convolution { batch: 1, groups: 2, ..even(1, (1, 1), 70_000, 3, 1, 1) }, 8);
     check(&Convolution { groups: 3, ..even(2, (4, 5), 10, 3, 1, 1) }, 9);
+}
+
+/// Windows of 3 by 3 of every remainder of division by the tiles, with padding of every kind.
+#[test]
+fn transforms() {
+    let mut random = Random(13);
+    for (round, (dtype, channels, extent)) in [
+        (DType::F32, (16, 32), [8, 8]),
+        (DType::F32, (17, 33), [7, 14]),
+        (DType::F32, (40, 20), [13, 3]),
+        (DType::F32, (20, 70), [30, 6]),
+        (DType::Bf16, (18, 16), [5, 9]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let pad_low = [0, 1].map(|_| random.below(4) as isize - 1);
+        let output = [0, 1].map(|axis| (extent[axis] as isize + pad_low[axis] - 1).max(1) as usize);
+        let convolution = Convolution {
+            input: extent.to_vec(),
+            output: output.to_vec(),
+            pad_low: pad_low.to_vec(),
+            dtype,
+            ..even(2, channels, 8, 3, 1, 1)
+        };
+        assert!(algorithms(&convolution).contains(&Algorithm::Winograd), "{convolution:?}");
+        check(&convolution, round as u64);
+    }
+}
+
+/// How far the transforms are from plain sums: what the documentation of the algorithm states.
+#[test]
+fn transforms_are_accurate() {
+    for (channels, bound) in [(64, 1.5e-6), (256, 2.5e-6)] {
+        let convolution = Convolution { batch: 1, ..even(2, (channels, 32), 28, 3, 1, 1) };
+        let mut random = Random(14);
+        let mut x = Buffer::random(DType::F32, channels * 28 * 28, &mut random);
+        let mut w = Buffer::random(DType::F32, 32 * channels * 9, &mut random);
+        let exact = {
+            let wide = Convolution { dtype: DType::F64, ..convolution.clone() };
+            let widen = |buffer: &Buffer, len: usize| -> Vec<f64> {
+                (0..len).map(|at| buffer.get(at).float()).collect()
+            };
+            let (x, w) = (widen(&x, channels * 28 * 28), widen(&w, 32 * channels * 9));
+            let prepared = wide.prepare(Isa::detect(), 1);
+            let mut workspace = vec![0_u8; prepared.workspace_bytes()];
+            let mut y = vec![0.0_f64; 32 * 28 * 28];
+            let (x, w, to) = (x.as_ptr().cast(), w.as_ptr().cast(), y.as_mut_ptr().cast());
+            // SAFETY: the buffers are the tensors described.
+            unsafe { prepared.run(&ThreadPool::new(1), x, w, to, workspace.as_mut_ptr(), None) };
+            y
+        };
+        let largest = exact.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+        for isa in Isa::available() {
+            let prepared = convolution.prepare_with(Algorithm::Winograd, isa, 1).expect("it can");
+            let mut workspace = vec![0_u8; prepared.workspace_bytes()];
+            let mut y = Buffer::poison(DType::F32, 32 * 28 * 28);
+            let workspace = workspace.as_mut_ptr();
+            // SAFETY: the buffers are the tensors described.
+            unsafe { prepared.run(&ThreadPool::new(1), x.ptr(), w.ptr(), y.ptr(), workspace, None) };
+            let error = exact
+                .iter()
+                .enumerate()
+                .fold(0.0_f64, |error, (at, want)| error.max((y.get(at).float() - want).abs()));
+            assert!(error <= bound * largest, "{isa:?} {channels}: {:e} of the largest", error / largest);
+        }
+    }
 }
 
 #[test]

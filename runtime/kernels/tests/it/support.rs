@@ -40,6 +40,16 @@ pub(crate) enum Value {
     Int(i64),
 }
 
+impl Value {
+    /// The value of a float.
+    pub(crate) fn float(self) -> f64 {
+        match self {
+            Value::Float(value) => value,
+            Value::Int(value) => panic!("{value} is no float"),
+        }
+    }
+}
+
 impl Buffer {
     pub(crate) fn random(dtype: DType, len: usize, random: &mut Random) -> Buffer {
         let mut buffer = Buffer::poison(dtype, len);
