@@ -16,7 +16,7 @@ use thalweg_plan::{
     Address, CollectiveKind as PlanCollective, CollectiveStep, KernelId, Launch, LoopId, Origin, Step,
     StepKind,
 };
-use thalweg_tensor::ops::{Collective, CollectiveKind, LeafKind};
+use thalweg_tensor::ops::{Collective, CollectiveKind, Direction, LeafKind};
 use thalweg_tensor::{Graph, Mesh, NodeId, Op};
 
 /// Bits of an unlinked address that hold the offset in its buffer; those above hold the buffer.
@@ -410,6 +410,15 @@ impl<'p, 'a> Body<'p, 'a> {
         Origin { scope: main.scope.to_string(), label: labels.join(" + "), span: main.span, flops, bytes }
     }
 
+    /// Whether no step of the program writes the memory of a node: a constant, or a parameter without an update.
+    fn is_constant(&self, id: NodeId) -> bool {
+        let base = dense_base(self.graph, id);
+        let op = &self.graph.node(base).op;
+        let kept = |name: &str| !self.graph.updates.iter().any(|update| *update.name == *name);
+        matches!(op, Op::Constant(_))
+            || op.as_leaf().is_some_and(|leaf| leaf.kind == LeafKind::Parameter && kept(&leaf.name))
+    }
+
     fn routine(&mut self, unit: usize, id: NodeId, epilogue: Option<(&crate::build::GroupSpec, &Built)>) {
         let node = self.graph.node(id);
         if let Some((spec, built)) = epilogue {
@@ -445,11 +454,7 @@ impl<'p, 'a> Body<'p, 'a> {
                 let size = step.contraction.dtype.size_bytes();
                 let place =
                     |view: &view::View| self.slot(view.base).shifted(view.offset as usize * size).address();
-                let base = dense_base(self.graph, step.b.base);
-                let b_constant = self.graph.node(base).op.as_leaf().is_some_and(|leaf| {
-                    let kept = leaf.kind == LeafKind::Parameter;
-                    kept && !self.graph.updates.iter().any(|update| *update.name == *leaf.name)
-                });
+                let b_constant = self.is_constant(step.b.base);
                 let (a, b) = (place(&step.a), place(&step.b));
                 StepKind::Contract {
                     contraction: step.contraction,
@@ -460,13 +465,21 @@ impl<'p, 'a> Body<'p, 'a> {
                     b_constant,
                 }
             }
-            Op::Convolve(_) => StepKind::Convolve {
-                convolution: routine::convolution(source, id),
-                a: operand(self, 0),
-                b: operand(self, 1),
-                c: result.address(),
-                epilogue,
-            },
+            Op::Convolve(op) => {
+                let weights = match op.direction {
+                    Direction::Forward => Some(1),
+                    Direction::InputGradient => Some(0),
+                    Direction::WeightGradient => None,
+                };
+                StepKind::Convolve {
+                    convolution: routine::convolution(source, id),
+                    a: operand(self, 0),
+                    b: operand(self, 1),
+                    c: result.address(),
+                    epilogue,
+                    weights_constant: weights.is_some_and(|weights| self.is_constant(node.operands[weights])),
+                }
+            }
             Op::Scatter(_) => StepKind::Scatter {
                 scatter: routine::scatter(source, id),
                 indices: operand(self, 0),

@@ -100,7 +100,7 @@ impl<'a> Visitor<'a> {
                     self.launch(step, epilogue);
                 }
             }
-            StepKind::Convolve { convolution, a, b, c, epilogue } => {
+            StepKind::Convolve { convolution, a, b, c, epilogue, .. } => {
                 self.routine(step, [a, b, c], convolution_bytes(convolution));
                 if let Some(epilogue) = epilogue {
                     self.launch(step, epilogue);

@@ -141,6 +141,9 @@ pub enum StepKind {
         c: Address,
         /// What is run on each tile of the result while it is in cache.
         epilogue: Option<Launch>,
+        /// Whether the weights are a constant or a parameter that no step of this program writes, so that they may be
+        /// packed once for many calls.
+        weights_constant: bool,
     },
     /// Sums at indexed positions.
     Scatter {

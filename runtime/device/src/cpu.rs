@@ -3,7 +3,7 @@
 use crate::memory::{Arena, CodeMemory};
 use crate::place::Place;
 use crate::prepare::{
-    Kind, Operation, Packed, Prepared, PreparedCollective, PreparedContract, PreparedConvolve,
+    Kind, Operation, Packed, PackedUse, Prepared, PreparedCollective, PreparedContract, PreparedConvolve,
     PreparedLaunch, Preparer, kernels_of,
 };
 use crate::routines::{self, Shared};
@@ -355,26 +355,46 @@ impl Machine<'_, '_> {
             // checked, and the kernel IR lets disjoint parts run in parallel; no other step runs meanwhile.
             return unsafe { prepared.run(self.pool, a, b, c, self.workspace, epilogue) };
         };
-        let number = used.turns.iter().map(|(slot, factor)| self.turns[*slot] * factor).sum::<usize>();
-        let packed = &mut self.packed[used.packed];
-        let valid = std::mem::replace(&mut packed.valid[number], true);
-        // SAFETY: there are as many packed operands as flags, each of as many bytes as this preparation asked for.
-        let memory = unsafe { packed.memory.base().add(number * packed.each) };
-        if !valid {
-            // SAFETY: `b` is within the arena, the memory is the one above.
-            unsafe { prepared.pack_b_with(self.pool, b, memory) };
-        }
+        let pool = self.pool;
+        // SAFETY: `b` is within the arena, the memory has the bytes that this preparation asked for.
+        let memory = self.packed_operand(used, |memory| unsafe { prepared.pack_b_with(pool, b, memory) });
         // SAFETY: as without packing; the packed operand was made by this preparation of the present `b`: nothing was
         // written there since, neither by steps, as the plan says, nor from outside, which `write` watches.
         unsafe { prepared.run_packed_b(self.pool, a, memory, c, self.workspace, epilogue) }
+    }
+
+    /// A packed operand, made by `pack` if it is not there yet. The bytes are as many as were asked for when the place for
+    /// it was made.
+    fn packed_operand(&mut self, used: &PackedUse, pack: impl FnOnce(*mut u8)) -> *const u8 {
+        let number = used.turns.iter().map(|(slot, factor)| self.turns[*slot] * factor).sum::<usize>();
+        let packed = &mut self.packed[used.packed];
+        let valid = std::mem::replace(&mut packed.valid[number], true);
+        // SAFETY: there are as many packed operands as flags.
+        let memory = unsafe { packed.memory.base().add(number * packed.each) };
+        if !valid {
+            pack(memory);
+        }
+        memory
     }
 
     fn convolve(&mut self, convolve: &PreparedConvolve) {
         let [a, b, c] = [0, 1, 2].map(|operand| self.at(&convolve.operands[operand]));
         let fused = convolve.epilogue.as_ref().filter(|_| convolve.fused);
         let epilogue = fused.and_then(|launch| self.epilogue(launch));
-        // SAFETY: as for a contraction.
-        unsafe { convolve.prepared.run(self.pool, a, b, c, self.workspace, epilogue) };
+        let (prepared, pool) = (&convolve.prepared, self.pool);
+        match &convolve.packed {
+            // SAFETY: as for a contraction.
+            None => unsafe { prepared.run(self.pool, a, b, c, self.workspace, epilogue) },
+            Some(used) => {
+                let (weights, other) = prepared.sides(a, b);
+                // SAFETY: as for a contraction.
+                let memory = self.packed_operand(used, |memory| unsafe {
+                    prepared.pack_weights(pool, weights, memory);
+                });
+                // SAFETY: as for a contraction.
+                unsafe { prepared.run_packed(self.pool, memory, other, c, self.workspace, epilogue) }
+            }
+        }
         if let Some(launch) = convolve.epilogue.as_ref().filter(|_| !convolve.fused) {
             self.launch(launch);
         }

@@ -63,6 +63,8 @@ pub(crate) struct PreparedConvolve {
     pub(crate) epilogue: Option<PreparedLaunch>,
     /// Whether the epilogue sees tiles, else it is a launch of its own afterwards.
     pub(crate) fused: bool,
+    /// Which packed operand stands for the weights.
+    pub(crate) packed: Option<PackedUse>,
 }
 
 pub(crate) struct PreparedCollective {
@@ -74,7 +76,7 @@ pub(crate) struct PreparedCollective {
     pub(crate) result_bytes: usize,
 }
 
-/// Constant right operands of one step in the order that the kernels read, made when they are first needed.
+/// Constant operands of one step in the order that the kernels read, made when they are first needed.
 pub(crate) struct Packed {
     pub(crate) memory: Arena,
     /// Bytes of each.
@@ -175,8 +177,8 @@ impl Preparer<'_> {
             StepKind::Contract { contraction, a, b, c, epilogue, b_constant } => {
                 self.contract(step, contraction, [a, b, c], epilogue.as_ref(), *b_constant)?
             }
-            StepKind::Convolve { convolution, a, b, c, epilogue } => {
-                self.convolve(step, convolution, [a, b, c], epilogue.as_ref())?
+            StepKind::Convolve { convolution, a, b, c, epilogue, weights_constant } => {
+                self.convolve(step, convolution, [a, b, c], epilogue.as_ref(), *weights_constant)?
             }
             StepKind::Scatter { scatter, indices, updates, result } => {
                 let routine = ScatterRoutine::new(scatter)
@@ -317,25 +319,29 @@ impl Preparer<'_> {
         // One row reads its matrix once either way, so nothing is gained for it unless there are fewer bytes to read; 2 to 64
         // rows gain a fifth to a half of the time, more rows a tenth and less.
         let packed = match b_constant && (extents[1] > 1 || prepared.rounds()) {
-            true => self.packed(&prepared, contraction, &operands[1])?,
+            true => {
+                let axes = contraction.n.iter().chain(&contraction.k).chain(&contraction.batch);
+                let last: i64 = axes.map(|axis| axis.stride_b * (axis.extent as i64 - 1)).sum();
+                let bytes = (last + 1) as usize * contraction.dtype.size_bytes();
+                self.packed(prepared.packed_b_bytes(), &operands[1], bytes)?
+            }
             false => None,
         };
         Ok(Kind::Contract(Box::new(PreparedContract { prepared, operands, epilogue, packed })))
     }
 
-    /// A place for packed `b`s, one for each turn of the loops that shift it, as long as there is memory for them.
+    /// A place for the packed forms, of `each` bytes, of an operand of `bytes` bytes: one for each turn of the loops that
+    /// shift it, as long as there is memory for them.
     fn packed(
         &mut self,
-        prepared: &kernels::Prepared,
-        contraction: &Contraction,
-        b: &Place,
+        each: usize,
+        operand: &Place,
+        bytes: usize,
     ) -> Result<Option<PackedUse>, DeviceError> {
-        let each = prepared.packed_b_bytes().next_multiple_of(64);
+        let each = each.next_multiple_of(64);
         let (mut count, mut turns) = (1usize, Vec::new());
-        let axes = contraction.n.iter().chain(&contraction.k).chain(&contraction.batch);
-        let last: i64 = axes.map(|axis| axis.stride_b * (axis.extent as i64 - 1)).sum();
-        let (mut low, mut high) = (0, (last + 1) as isize * contraction.dtype.size_bytes() as isize);
-        for (slot, stride) in b.shifts() {
+        let (mut low, mut high) = (0, bytes as isize);
+        for (slot, stride) in operand.shifts() {
             turns.push((*slot, count));
             count = count.saturating_mul(self.loop_turns[*slot]);
             let reach = stride * (self.loop_turns[*slot] as isize - 1);
@@ -346,7 +352,7 @@ impl Preparer<'_> {
             return Ok(None);
         }
         self.packing_bytes_left -= total;
-        let start = b.start();
+        let start = operand.start();
         self.out.packed.push(Packed {
             memory: Arena::new(total, "packed operands")?,
             each,
@@ -362,6 +368,7 @@ impl Preparer<'_> {
         convolution: &Convolution,
         addresses: [&Address; 3],
         epilogue: Option<&Launch>,
+        weights_constant: bool,
     ) -> Result<Kind, DeviceError> {
         let dtype = kernel_dtype(convolution.dtype)
             .ok_or_else(|| DeviceError::DType { step: label(step), dtype: convolution.dtype })?;
@@ -401,7 +408,22 @@ impl Preparer<'_> {
         let parts = if fused { 1 } else { self.threads };
         let epilogue = epilogue.map(|launch| self.launch(step, launch, parts)).transpose()?;
         let operands = self.operands(step, addresses, convolution.dtype)?;
-        Ok(Kind::Convolve(Box::new(PreparedConvolve { prepared, operands, epilogue, fused })))
+        let weights = match convolution.direction {
+            ConvolveDirection::Forward => Some(&operands[1]),
+            ConvolveDirection::InputGradient => Some(&operands[0]),
+            ConvolveDirection::WeightGradient => None,
+        };
+        // What is lent for a run is other memory each time.
+        let weights = weights.filter(|place| weights_constant && place.region() == 0);
+        let packed = match (weights, prepared.packed_weights_bytes()) {
+            (Some(place), Some(each)) => {
+                let channels = [convolution.groups, convolution.in_channels, convolution.out_channels];
+                let elements = channels.iter().chain(&convolution.kernel).product::<usize>();
+                self.packed(each, place, elements * convolution.dtype.size_bytes())?
+            }
+            (None, _) | (_, None) => None,
+        };
+        Ok(Kind::Convolve(Box::new(PreparedConvolve { prepared, operands, epilogue, fused, packed })))
     }
 
     fn operands(

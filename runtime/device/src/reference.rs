@@ -154,7 +154,7 @@ impl Run<'_, '_> {
                 self.contract(contraction, [a, b, c]);
                 epilogue.iter().for_each(|launch| self.launch(launch));
             }
-            StepKind::Convolve { convolution, a, b, c, epilogue } => {
+            StepKind::Convolve { convolution, a, b, c, epilogue, weights_constant: _ } => {
                 self.convolve(convolution, [a, b, c]);
                 epilogue.iter().for_each(|launch| self.launch(launch));
             }

@@ -296,12 +296,20 @@ fn convolutions_in_every_direction() {
                 ConvolveDirection::WeightGradient => [x, y, w],
             };
             let (place_b, place_c) = (4 * a, 4 * (a + b));
-            let kind =
-                StepKind::Convolve { convolution, a: at(0), b: at(place_b), c: at(place_c), epilogue: None };
-            let plan = plan(4 * (a + b + c), vec![], vec![step("convolve", kind)]);
-            let (left, right) = (numbers(DType::F32, a, 1), numbers(DType::F32, b, 2));
-            let found = check(&plan, &[(0, &left), (place_b, &right)], DType::F32, place_c, c);
-            assert!(found.iter().any(|value| *value != 0.0));
+            for weights_constant in [false, true] {
+                let kind = StepKind::Convolve {
+                    convolution: convolution.clone(),
+                    a: at(0),
+                    b: at(place_b),
+                    c: at(place_c),
+                    epilogue: None,
+                    weights_constant,
+                };
+                let plan = plan(4 * (a + b + c), vec![], vec![step("convolve", kind)]);
+                let (left, right) = (numbers(DType::F32, a, 1), numbers(DType::F32, b, 2));
+                let found = check(&plan, &[(0, &left), (place_b, &right)], DType::F32, place_c, c);
+                assert!(found.iter().any(|value| *value != 0.0));
+            }
         }
     }
 }
@@ -325,7 +333,14 @@ fn convolutions_with_epilogues() {
             pad_low: vec![0],
         };
         let epilogue = Some(launch(0, 1, vec![at(2048), at(4096)]));
-        let kind = StepKind::Convolve { convolution, a: at(0), b: at(1024), c: at(2048), epilogue };
+        let kind = StepKind::Convolve {
+            convolution,
+            a: at(0),
+            b: at(1024),
+            c: at(2048),
+            epilogue,
+            weights_constant: groups == 1,
+        };
         let plan = plan(5120, vec![kernels::bias_relu::<6, 8>(2)], vec![step("convolve", kind)]);
         let (x, w) = (numbers(DType::F32, 80, 1), numbers(DType::F32, 72 / groups, 2));
         let bias = numbers(DType::F32, 8, 3);
