@@ -148,13 +148,10 @@ impl Emitter<'_> {
         }
         let (_, lanes) = self.vector.expect("only vector loops have positions that vary");
         let contiguous = step == 1 && !self.dynamic_varies(index);
-        if !contiguous {
-            return Operand::Lanes(self.gather(place, index, guard, otherwise, lanes));
-        }
         let Some(guard) = guard else {
-            return Operand::Lanes(self.load_contiguous(place, index, lanes));
+            return Operand::Lanes(self.load_inside(place, index, contiguous, otherwise, lanes));
         };
-        // Most guarded rounds are inside as a whole: one branch, then plain vector loads.
+        // Most guarded rounds are inside as a whole: one branch, then plain loads.
         let ty = register_type(compute_dtype(dtype), Shape::Vector);
         let (fast, slow, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         let results: Vec<_> =
@@ -162,8 +159,8 @@ impl Emitter<'_> {
         let all = self.all_lanes(&guard);
         self.b.ins().brif(all, fast, &[], slow, &[]);
         self.b.switch_to_block(fast);
-        let loaded: Vec<BlockArg> =
-            self.load_contiguous(place, index, lanes).into_iter().map(BlockArg::from).collect();
+        let loaded = self.load_inside(place, index, contiguous, otherwise, lanes);
+        let loaded: Vec<BlockArg> = loaded.into_iter().map(BlockArg::from).collect();
         self.b.ins().jump(done, &loaded);
         self.b.switch_to_block(slow);
         let patched = match &guard {
@@ -177,6 +174,21 @@ impl Emitter<'_> {
         self.b.ins().jump(done, &patched);
         self.b.switch_to_block(done);
         Operand::Lanes(results)
+    }
+
+    /// All lanes of a load that nothing guards.
+    fn load_inside(
+        &mut self,
+        place: Place,
+        index: &Index,
+        contiguous: bool,
+        otherwise: Scalar,
+        lanes: u32,
+    ) -> Vec<Value> {
+        match contiguous {
+            true => self.load_contiguous(place, index, lanes),
+            false => self.gather(place, index, None, otherwise, lanes),
+        }
     }
 
     fn load_contiguous(&mut self, place: Place, index: &Index, lanes: u32) -> Vec<Value> {
