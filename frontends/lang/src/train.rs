@@ -41,9 +41,10 @@ pub struct Column {
 /// Where training data comes from.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct DataSpec {
-    /// The reader: `csv`, `idx`, `text` or `synthetic`.
+    /// The reader: `csv`, `idx`, `npy`, `text` or `synthetic`.
     pub reader: String,
-    /// What it is given, by name; the file of `csv` and `text` is called `path`.
+    /// What it is given, by name; the file of `csv` and `text`, and the folder of `npy`, is called
+    /// `path`.
     pub options: BTreeMap<String, StaticValue>,
     /// The columns that the program uses.
     pub columns: Vec<Column>,
@@ -84,12 +85,13 @@ struct Reader {
     options: &'static [&'static str],
 }
 
-const READERS: [Reader; 4] = [
+const READERS: [Reader; 5] = [
     Reader { name: "csv", options: &["path!", "target!", "scale", "holdout", "separator", "shuffle"] },
     Reader {
         name: "idx",
         options: &["images!", "labels!", "test_images", "test_labels", "scale", "holdout", "shuffle"],
     },
+    Reader { name: "npy", options: &["path!", "holdout", "shuffle"] },
     Reader { name: "text", options: &["path!", "window!", "holdout", "shuffle"] },
     Reader { name: "synthetic", options: &["rows!", "classes", "holdout", "shuffle"] },
 ];

@@ -6,6 +6,7 @@
 //! Paths are relative to the folder of the program; a file that is not there is looked for in the folder `data` beside it,
 //! then with `.gz` appended to its name.
 
+mod arrays;
 mod csv;
 mod idx;
 mod synthetic;
@@ -80,6 +81,7 @@ impl Dataset {
         let read = match spec.reader.as_str() {
             "csv" => csv::read(&mut request),
             "idx" => idx::read(&mut request),
+            "npy" => arrays::read(&mut request),
             "text" => text::read(&mut request),
             "synthetic" => synthetic::read(&mut request),
             other => Err(Error::Data(format!("there is no reader `{other}`"))),

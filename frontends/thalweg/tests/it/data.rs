@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use thalweg::{Error, Model, TrainOptions, Trainer};
+use thalweg::{Error, Model, Tensor, TrainOptions, Trainer};
 
 /// A training of a linear model of `features` in a folder, with data given so.
 fn trainer(folder: &Path, x: &str, data: &str) -> Result<Trainer, Error> {
@@ -103,4 +103,31 @@ fn data_that_does_not_fit_is_told() {
     );
     let reshaped = trainer(folder.path(), "f32[batch, 1, 2]", data).unwrap();
     assert_eq!(reshaped.rows(), (2, 0));
+}
+
+#[test]
+fn arrays_give_the_column_of_their_name() {
+    let write = |folder: &Path, name: &str, tensor: Tensor| {
+        thalweg::npy::write(folder.join(name), &tensor).unwrap();
+    };
+    let rows = |folder: &Path| trainer(folder, "f32[batch, 2]", "npy(\"arrays\", shuffle: false)");
+    let folder = tempfile::tempdir().unwrap();
+    let arrays = folder.path().join("arrays");
+    fs::create_dir(&arrays).unwrap();
+    let missing = message(rows(folder.path()));
+    assert!(missing.contains("x.npy") && missing.contains("data.x"), "{missing}");
+    write(&arrays, "x.npy", Tensor::new(&[3, 2], &[1f64, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap());
+    write(&arrays, "y.npy", Tensor::new(&[3], &[0i64, 1, 1]).unwrap());
+    let from_wide = rows(folder.path()).unwrap().step().unwrap().unwrap().loss;
+    write(&arrays, "x.npy", Tensor::new(&[3, 2], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap());
+    assert_eq!(rows(folder.path()).unwrap().step().unwrap().unwrap().loss, from_wide);
+    // The first two rows alone decide the first loss, as the order is that of the file.
+    write(&arrays, "x.npy", Tensor::new(&[3, 2], &[1f32, 2.0, 3.0, 4.0, -9.0, 0.5]).unwrap());
+    assert_eq!(rows(folder.path()).unwrap().step().unwrap().unwrap().loss, from_wide);
+    write(&arrays, "y.npy", Tensor::new(&[2], &[0i64, 1]).unwrap());
+    let uneven = message(rows(folder.path()));
+    assert!(uneven.contains("3 rows") && uneven.contains("2"), "{uneven}");
+    write(&arrays, "y.npy", Tensor::new(&[3], &[0f32, 1.0, 1.0]).unwrap());
+    let floats = message(rows(folder.path()));
+    assert!(floats.contains("f32") && floats.contains("data.y"), "{floats}");
 }
