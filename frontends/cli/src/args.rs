@@ -292,6 +292,9 @@ pub struct RunArgs {
     /// Write the output to this file; of several outputs, each to FILE with its name before the ending
     #[arg(short, long, value_name = "FILE.npy", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
+    /// Write what each step took to this file, which chrome://tracing and ui.perfetto.dev show
+    #[arg(long, value_name = "FILE.json", value_hint = ValueHint::FilePath)]
+    pub trace: Option<PathBuf>,
     #[command(flatten)]
     pub build: Build,
     #[command(flatten)]
@@ -322,6 +325,9 @@ pub struct TrainArgs {
     /// Begin with these parameters
     #[arg(long, value_name = "FILE.safetensors", conflicts_with = "resume", value_hint = ValueHint::FilePath)]
     pub weights: Option<PathBuf>,
+    /// Write what each step took to this file, which chrome://tracing and ui.perfetto.dev show; of the first steps
+    #[arg(long, value_name = "FILE.json", value_hint = ValueHint::FilePath)]
+    pub trace: Option<PathBuf>,
     #[command(flatten)]
     pub build: Build,
     #[command(flatten)]
@@ -396,9 +402,12 @@ pub struct BenchArgs {
     /// Runs before measuring
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub warm_up: u64,
-    /// Tell how long each step of the plan takes
+    /// Tell how long each step of the plan takes, beside the least that measured rates of this machine allow
     #[arg(long)]
     pub profile: bool,
+    /// Write what each step took to this file, which chrome://tracing and ui.perfetto.dev show
+    #[arg(long, value_name = "FILE.json", value_hint = ValueHint::FilePath)]
+    pub trace: Option<PathBuf>,
     /// Parameters and states
     #[arg(long, value_name = "FILE.safetensors", value_hint = ValueHint::FilePath)]
     pub weights: Option<PathBuf>,

@@ -160,3 +160,27 @@ pub fn process_mb(field: &str) -> Option<f64> {
     let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some((kilobytes / 1024.0 * 10.0).round() / 10.0)
 }
+
+/// What the system's scheduler says of the threads of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Scheduled {
+    /// Seconds that they ran, added up.
+    pub ran_s: f64,
+    /// Seconds that they could have run and waited for a core, added up.
+    pub waited_s: f64,
+}
+
+impl Scheduled {
+    /// Since the process began, by `/proc/self/task/*/schedstat`; absent where the system has no such files.
+    pub fn so_far() -> Option<Scheduled> {
+        let mut sum = Scheduled { ran_s: 0.0, waited_s: 0.0 };
+        for thread in std::fs::read_dir("/proc/self/task").ok()? {
+            // A thread may have ended since the folder was read.
+            let Ok(text) = std::fs::read_to_string(thread.ok()?.path().join("schedstat")) else { continue };
+            let mut nanoseconds = text.split_whitespace().map(|field| field.parse::<f64>().ok());
+            sum.ran_s += nanoseconds.next()?? * 1e-9;
+            sum.waited_s += nanoseconds.next()?? * 1e-9;
+        }
+        Some(sum)
+    }
+}

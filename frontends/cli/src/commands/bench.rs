@@ -3,7 +3,7 @@
 use super::{open, profile, read_inputs};
 use crate::Ended;
 use crate::args::BenchArgs;
-use crate::output::{Output, memory, process_mb};
+use crate::output::{Output, Scheduled, memory, process_mb};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::time::Instant;
@@ -15,21 +15,34 @@ const RUNS_MAX: usize = 2000;
 /// Runs whose steps are timed for a profile.
 const PROFILE_RUNS: usize = 10;
 
+/// The share of the time waited for cores from which on people are told of it.
+const WAIT_SAID: f64 = 0.05;
+
 /// What is measured.
 struct Measured {
-    milliseconds: Vec<f64>,
+    timed: Timed,
     ready_s: f64,
     first_call_s: f64,
-    second_call_s: f64,
     rss_before_mb: Option<f64>,
     checksum: Vec<f64>,
+    /// Of a training, the losses of the first steps.
+    losses: Vec<f64>,
     plan: std::sync::Arc<Plan>,
     traces: Vec<Trace>,
 }
 
+/// Calls after the first.
+struct Timed {
+    milliseconds: Vec<f64>,
+    second_call_s: f64,
+    /// The share of the time that threads waited for a core, and how many cores were busy, while runs were measured.
+    core_wait: Option<f64>,
+    cores_busy: Option<f64>,
+}
+
 pub fn run(args: &BenchArgs, output: &Output) -> Result<Ended> {
     let measured = if args.train { measure_training(args, output)? } else { measure_calls(args, output)? };
-    let mut sorted = measured.milliseconds.clone();
+    let mut sorted = measured.timed.milliseconds.clone();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len() - 1;
     // The mean of the two in the middle, as Python's statistics.median takes it.
@@ -37,12 +50,18 @@ pub fn run(args: &BenchArgs, output: &Output) -> Result<Ended> {
     let p90 = sorted[(0.9 * last as f64) as usize];
     let peak = process_mb("VmHWM");
     let first_result_s = measured.ready_s + measured.first_call_s;
-    let threads = args.build.devices().threads() * measured.plan.devices();
+    let threads = threads(args, &measured.plan);
     output.line(format!(
-        "{}: median {median:.4} ms, least {:.4} ms, p90 {p90:.4} ms, {} runs on {threads} threads",
+        "{}: median {median:.4} ms, least {:.4} ms, p90 {p90:.4} ms, {} runs on {threads} threads{}",
         measured.plan.name,
         sorted[0],
-        sorted.len()
+        sorted.len(),
+        match measured.timed.core_wait {
+            Some(wait) if wait >= WAIT_SAID => {
+                format!(", which waited {:.0} % of the time for a core", wait * 100.0)
+            }
+            Some(_) | None => String::new(),
+        }
     ))?;
     output.line(format!(
         "ready after {:.3} s, first call {:.3} s, first result after {first_result_s:.3} s, peak {} MB",
@@ -50,34 +69,42 @@ pub fn run(args: &BenchArgs, output: &Output) -> Result<Ended> {
         measured.first_call_s,
         peak.map_or("?".into(), |peak| peak.to_string())
     ))?;
-    let rows = profile::rows(&measured.traces, &args.build.devices().describe());
-    if args.profile {
-        output.line(profile::table(&rows))?;
+    if let Some(path) = &args.trace {
+        profile::write(path, &measured.traces, output)?;
     }
     let mut object = json!({
         "peer": "ours", "version": env!("CARGO_PKG_VERSION"), "mode": if args.train { "train" } else { "infer" },
         "workload": measured.plan.name, "threads": threads, "devices": measured.plan.devices(),
         "median_ms": median, "min_ms": sorted[0], "p90_ms": p90, "runs": sorted.len(),
         "ready_s": measured.ready_s, "first_call_s": measured.first_call_s,
-        "second_call_s": measured.second_call_s, "first_result_s": first_result_s,
+        "second_call_s": measured.timed.second_call_s, "first_result_s": first_result_s,
+        "core_wait": measured.timed.core_wait, "cores_busy": measured.timed.cores_busy,
         "rss_before_mb": measured.rss_before_mb, "peak_rss_mb": peak,
         "arena_bytes": measured.plan.arena_bytes_max(), "checksum": measured.checksum,
     });
+    if args.train {
+        object["losses"] = json!(measured.losses);
+    }
     if args.profile {
+        let device = args.build.devices().measure();
+        let rows = profile::rows(&measured.traces, &device);
+        output.line(profile::table(&rows, &device))?;
         object["profile"] = json!(rows);
+        object["roofline"] = profile::rates(&device);
     }
     output.object(&object)?;
     Ok(Ended::Done)
 }
 
-/// Times `call` until there are enough runs and enough seconds have passed.
-fn time(args: &BenchArgs, mut call: impl FnMut() -> Result<()>) -> Result<(Vec<f64>, f64)> {
+/// Times `call` until there are enough runs and enough seconds have passed; `threads` are those that it keeps busy.
+fn time(args: &BenchArgs, threads: usize, mut call: impl FnMut() -> Result<()>) -> Result<Timed> {
     let start = Instant::now();
     call()?;
     let second_call_s = start.elapsed().as_secs_f64();
     for _ in 0..args.warm_up {
         call()?;
     }
+    let before = Scheduled::so_far();
     let start = Instant::now();
     let mut milliseconds = Vec::new();
     let more = |runs: usize| {
@@ -88,7 +115,14 @@ fn time(args: &BenchArgs, mut call: impl FnMut() -> Result<()>) -> Result<(Vec<f
         call()?;
         milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    Ok((milliseconds, second_call_s))
+    let wall = start.elapsed().as_secs_f64();
+    let passed = before.zip(Scheduled::so_far());
+    Ok(Timed {
+        milliseconds,
+        second_call_s,
+        core_wait: passed.map(|(before, after)| (after.waited_s - before.waited_s) / wall / threads as f64),
+        cores_busy: passed.map(|(before, after)| (after.ran_s - before.ran_s) / wall),
+    })
 }
 
 fn measure_calls(args: &BenchArgs, output: &Output) -> Result<Measured> {
@@ -103,19 +137,24 @@ fn measure_calls(args: &BenchArgs, output: &Output) -> Result<Measured> {
     let ready_s = start.elapsed().as_secs_f64();
     let rss_before_mb = process_mb("VmHWM");
     let start = Instant::now();
-    let (plan, _) = session.prepare(&inputs)?;
     let outputs = session.run(&inputs)?;
     let first_call_s = start.elapsed().as_secs_f64();
+    let (plan, _) = session.prepare(&inputs)?;
     output.note(memory(plan.arena_bytes_max(), plan.devices()));
-    let (milliseconds, second_call_s) = time(args, || Ok(session.run(&inputs).map(drop)?))?;
+    let timed = time(args, threads(args, &plan), || Ok(session.run(&inputs).map(drop)?))?;
     let mut traces = Vec::new();
-    if args.profile {
+    if args.profile || args.trace.is_some() {
         for _ in 0..PROFILE_RUNS {
             traces.push(session.run_traced(&inputs)?.1);
         }
     }
     let checksum = outputs.iter().next().map_or(Vec::new(), |(_, tensor)| checksum(&tensor.to_f64()));
-    Ok(Measured { milliseconds, ready_s, first_call_s, second_call_s, rss_before_mb, checksum, plan, traces })
+    let losses = Vec::new();
+    Ok(Measured { timed, ready_s, first_call_s, rss_before_mb, checksum, losses, plan, traces })
+}
+
+fn threads(args: &BenchArgs, plan: &Plan) -> usize {
+    args.build.devices().threads() * plan.devices()
 }
 
 fn measure_training(args: &BenchArgs, output: &Output) -> Result<Measured> {
@@ -147,15 +186,23 @@ fn measure_training(args: &BenchArgs, output: &Output) -> Result<Measured> {
     let start = Instant::now();
     let first = trainer.step()?.context("there is no step to measure")?;
     let first_call_s = start.elapsed().as_secs_f64();
-    let (milliseconds, second_call_s) = time(args, || Ok(trainer.step().map(drop)?))?;
+    let mut losses = vec![first.loss];
+    let kept = 2 + args.warm_up as usize;
+    let timed = time(args, threads(args, &plan), || {
+        let report = trainer.step()?;
+        if losses.len() < kept {
+            losses.extend(report.map(|report| report.loss));
+        }
+        Ok(())
+    })?;
     let mut traces = Vec::new();
-    if args.profile {
+    if args.profile || args.trace.is_some() {
         for _ in 0..PROFILE_RUNS {
             traces.push(trainer.step_traced()?.1);
         }
     }
     let checksum = checksum(&[first.loss]);
-    Ok(Measured { milliseconds, ready_s, first_call_s, second_call_s, rss_before_mb, checksum, plan, traces })
+    Ok(Measured { timed, ready_s, first_call_s, rss_before_mb, checksum, losses, plan, traces })
 }
 
 /// The mean magnitude, the first and the middle value.

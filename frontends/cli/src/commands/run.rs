@@ -1,6 +1,6 @@
 //! `run`: one call of a model.
 
-use super::{open, read_inputs};
+use super::{open, profile, read_inputs};
 use crate::Ended;
 use crate::args::RunArgs;
 use crate::output::{Output, memory};
@@ -22,7 +22,14 @@ pub fn run(args: &RunArgs, output: &Output) -> Result<Ended> {
     let inputs = read_inputs(&args.inputs, session.signature())?;
     let (plan, _) = session.prepare(&inputs)?;
     output.note(memory(plan.arena_bytes_max(), plan.devices()));
-    let outputs = session.run(&inputs)?;
+    let outputs = match &args.trace {
+        None => session.run(&inputs)?,
+        Some(path) => {
+            let (outputs, trace) = session.run_traced(&inputs)?;
+            profile::write(path, &[trace], output)?;
+            outputs
+        }
+    };
     let several = outputs.iter().len() > 1;
     let mut objects = Vec::new();
     for (name, tensor) in outputs.iter() {

@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use thalweg::{Evaluation, Model, RunFolder, StepReport, TrainOptions, Trainer};
+use thalweg::{Evaluation, Model, RunFolder, StepReport, Trace, TrainOptions, Trainer};
 
 /// The longest time between checkpoints, so that a crash costs a minute at most.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -43,6 +43,9 @@ pub fn run(args: &TrainArgs, output: &Output) -> Result<Ended> {
     let mut run = Run::new(args, &trainer, output);
     let ended = run.steps(&mut trainer, folder.as_mut(), &interrupted)?;
     run.bar.finish_and_clear();
+    if let Some(path) = run.trace {
+        super::profile::write(path, &run.traces, output)?;
+    }
     if ended == Ended::Interrupted {
         match &folder {
             Some(folder) => output.note(format!(
@@ -110,9 +113,14 @@ fn introduce(trainer: &Trainer, args: &TrainArgs, output: &Output) -> Result<()>
     })
 }
 
+/// Steps that a trace has; more make files that viewers are slow with.
+const TRACED_STEPS: usize = 10;
+
 /// A training while it runs.
 struct Run<'a> {
     output: &'a Output,
+    trace: Option<&'a Path>,
+    traces: Vec<Trace>,
     bar: ProgressBar,
     /// When, and after which step, measuring the speed began.
     since: (Instant, usize),
@@ -124,7 +132,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(args: &TrainArgs, trainer: &Trainer, output: &'a Output) -> Run<'a> {
+    fn new(args: &'a TrainArgs, trainer: &Trainer, output: &'a Output) -> Run<'a> {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(trainer.steps_total() as u64), target);
@@ -136,6 +144,8 @@ impl<'a> Run<'a> {
         let now = Instant::now();
         Run {
             output,
+            trace: args.trace.as_deref(),
+            traces: Vec::new(),
             bar,
             since: (now, trainer.steps_done()),
             last_line: now,
@@ -154,7 +164,7 @@ impl<'a> Run<'a> {
     ) -> Result<Ended> {
         let mut saved = trainer.steps_done();
         while !interrupted.load(Ordering::Relaxed) {
-            let Some(report) = trainer.step()? else { return Ok(Ended::Done) };
+            let Some(report) = self.step(trainer)? else { return Ok(Ended::Done) };
             if let Some(folder) = folder.as_deref_mut() {
                 folder.record(&report)?;
                 let due = report.step % self.checkpoint_every == 0
@@ -171,6 +181,18 @@ impl<'a> Run<'a> {
             folder.checkpoint(trainer)?;
         }
         Ok(Ended::Interrupted)
+    }
+
+    /// One step, which is traced when it is one of the first and a trace is wanted.
+    fn step(&mut self, trainer: &mut Trainer) -> Result<Option<StepReport>> {
+        if self.trace.is_none() || self.traces.len() == TRACED_STEPS {
+            return Ok(trainer.step()?);
+        }
+        let (report, trace) = trainer.step_traced()?;
+        if report.is_some() {
+            self.traces.push(trace);
+        }
+        Ok(report)
     }
 
     /// The bar after every step; a line after every epoch, and where there is no bar every few seconds.

@@ -149,12 +149,46 @@ fn bench_has_the_fields_of_the_peers() {
             assert!(object[field].as_f64().is_some_and(|value| value > 0.0), "{field}: {object}");
         }
         assert_eq!(object["runs"], 3);
+        // Where the system tells of it: the thread that measures ran all the time, or waited for a core.
+        if object["cores_busy"].is_number() {
+            let number = |field: &str| object[field].as_f64().unwrap_or_else(|| panic!("{field}: {object}"));
+            assert!(number("core_wait") >= 0.0 && number("cores_busy") >= 0.0, "{object}");
+        }
+        // Steps of a training are not alike: the losses of the first, the second and those of warming up.
+        assert_eq!(
+            object["losses"].as_array().map(Vec::len),
+            mode.contains(&"--train").then_some(5),
+            "{object}"
+        );
         let share: f64 =
             object["profile"].as_array().unwrap().iter().map(|row| row["share"].as_f64().unwrap()).sum();
         assert!((share - 1.0).abs() < 1e-9, "{object}");
     }
     let open = desk.run(&["bench", "net.tw"]);
     assert!(open.code == 3 && open.error.contains("--set batch=N"), "{}", open.error);
+}
+
+#[test]
+fn traces_have_events_of_every_call() {
+    let desk = Desk::new();
+    let calls = |args: &[&str]| {
+        let ran = desk.run(&[args, &["--trace", "trace.json"]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.error);
+        let text = fs::read_to_string(desk.path("trace.json")).unwrap();
+        let trace: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let steps: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
+        assert!(
+            steps.iter().all(|step| step["dur"].is_number() && step["args"]["flops"].is_number()),
+            "{trace}"
+        );
+        steps.iter().filter_map(|step| step["args"]["call"].as_u64()).max().expect("there are steps") + 1
+    };
+    assert_eq!(calls(&["bench", "net.tw", "--set", "batch=4", "--runs", "2", "--seconds", "0"]), 10);
+    assert_eq!(calls(&["train", "net.tw", "--steps", "12"]), 10);
+    assert_eq!(calls(&["train", "net.tw", "--steps", "4"]), 4);
+    write_npy(&desk.path("x.npy"), 4, 8);
+    assert_eq!(calls(&["run", "net.tw", "--input", "x=x.npy"]), 1);
 }
 
 #[test]
