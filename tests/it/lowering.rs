@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use thalweg_base::{DType, Layout};
-use thalweg_codegen_cpu::Target;
+use thalweg_codegen_cpu::{Emitter, Target};
 use thalweg_device::{Alone, CheckedPlan, CpuDevice, Device, ReferenceDevice, RunContext};
 use thalweg_lower::{Request, lower};
 use thalweg_plan::{Code, Plan, Port};
@@ -31,9 +31,9 @@ fn plan(graph: &Graph) -> Plan {
     lower(&request).expect("graphs without symbols are lowered")
 }
 
-fn with_code(mut plan: Plan) -> Plan {
+fn with_code(mut plan: Plan, emitter: Emitter) -> Plan {
     let features = thalweg_device::features();
-    let target = Target::host(&features);
+    let target = Target::host(&features).with_emitter(emitter);
     for compiled in &mut plan.kernels {
         let code = thalweg_codegen_cpu::compile(&compiled.kernel, &target)
             .unwrap_or_else(|error| panic!("{error}\n{}", thalweg_kernel::text::print(&compiled.kernel)));
@@ -94,10 +94,15 @@ fn coarse(graph: &Graph, value: &Array) -> Array {
 pub(crate) fn check(graph: &Graph, environment: &Environment, reduction_length: usize) {
     let expected = evaluate(graph, environment).expect("every leaf has a value");
     let plan = plan(graph);
-    let compiled = with_code(plan.clone());
-    let runs: [(&str, BTreeMap<String, Array>); 2] = [
+    let compiled = |emitter| {
+        let plan = with_code(plan.clone(), emitter);
+        run(plan, &CpuDevice::new(THREADS), environment)
+    };
+    let runs: [(&str, BTreeMap<String, Array>); 4] = [
+        ("compiled to the widest vectors", compiled(Emitter::Widest)),
+        ("compiled to AVX2 where there is that", compiled(Emitter::Avx2)),
+        ("compiled by Cranelift", compiled(Emitter::Cranelift)),
         ("evaluated", run(plan, &ReferenceDevice, environment)),
-        ("compiled", run(compiled, &CpuDevice::new(THREADS), environment)),
     ];
     for (how, results) in runs {
         let what = |name: &str| format!("{how}, `{name}` of\n{graph}");

@@ -49,8 +49,13 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates of others that one of ours alone may name, by the beginnings of their names.
-const OWNED: &[(&str, &str)] =
-    &[("egg", "compiler/rewrite"), ("cranelift", "compiler/codegen-cpu"), ("anyhow", "frontends/cli")];
+const OWNED: &[(&str, &str)] = &[
+    ("egg", "compiler/rewrite"),
+    ("cranelift", "compiler/codegen-cpu"),
+    ("regalloc2", "compiler/codegen-cpu"),
+    ("iced-x86", "compiler/codegen-cpu"),
+    ("anyhow", "frontends/cli"),
+];
 
 /// The only crates that may read the environment or print.
 const SPEAKERS: &[&str] = &["frontends/cli", "benches", "examples"];

@@ -1,7 +1,8 @@
 //! From a kernel to bytes.
 
-use crate::emit::Emitter;
-use crate::target::Target;
+use crate::emit;
+use crate::target::{Emitter, Target};
+use crate::wide::{self, Level, Refusal};
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{AbiParam, Function, Signature, UserFuncName, types};
 use cranelift_codegen::{CodegenError as CraneliftError, Context};
@@ -19,6 +20,10 @@ pub struct Code {
     pub alignment: usize,
     /// The instructions as text, where asked for.
     pub disassembly: Option<String>,
+    /// Which emitter made it: never [`Emitter::Widest`].
+    pub emitter: Emitter,
+    /// Why it was not the wide emitter, where Cranelift made it.
+    pub refusal: Option<Refusal>,
 }
 
 /// Why there is no code.
@@ -75,6 +80,25 @@ fn generate(kernel: &Kernel, target: &Target, disassemble: bool) -> Result<Code,
         kernel: kernel.name.clone(),
         problems: problems.iter().map(ToString::to_string).collect(),
     })?;
+    let refusal = match target.level() {
+        None => Refusal::Target,
+        Some(level) => match wide::compile(kernel, level, disassemble) {
+            Ok(assembled) => {
+                return Ok(Code {
+                    bytes: assembled.bytes,
+                    entry: 0,
+                    alignment: 64,
+                    disassembly: assembled.listing,
+                    emitter: match level {
+                        Level::Avx512 => Emitter::Avx512,
+                        Level::Avx2 => Emitter::Avx2,
+                    },
+                    refusal: None,
+                });
+            }
+            Err(refusal) => refusal,
+        },
+    };
     let kernel = expand(kernel);
     let isa = target.isa()?;
     let mut signature = Signature::new(isa.default_call_conv());
@@ -83,7 +107,7 @@ fn generate(kernel: &Kernel, target: &Target, disassemble: bool) -> Result<Code,
         Context::for_function(Function::with_name_signature(UserFuncName::user(0, 0), signature));
     let mut builder_context = FunctionBuilderContext::new();
     let builder = FunctionBuilder::new(&mut context.func, &mut builder_context);
-    Emitter::new(builder, &kernel, target, isa.frontend_config()).emit();
+    emit::Emitter::new(builder, &kernel, target, isa.frontend_config()).emit();
 
     context.set_disasm(disassemble);
     let too_large = |reason: String| CodegenError::TooLarge { kernel: kernel.name.clone(), reason };
@@ -109,5 +133,7 @@ fn generate(kernel: &Kernel, target: &Target, disassemble: bool) -> Result<Code,
         entry: 0,
         alignment: (code.buffer.alignment as usize).max(isa.function_alignment().preferred as usize),
         disassembly: code.vcode.clone(),
+        emitter: Emitter::Cranelift,
+        refusal: Some(refusal),
     })
 }

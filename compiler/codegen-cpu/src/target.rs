@@ -1,8 +1,23 @@
 //! Which processor code is made for.
 
 use crate::CodegenError;
+use crate::wide::Level;
 use cranelift_codegen::isa::{self, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
+
+/// Which of the emitters compiles kernels.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Emitter {
+    /// The widest vectors that the target has, and Cranelift for kernels that the wide emitter refuses.
+    #[default]
+    Widest,
+    /// Cranelift for every kernel.
+    Cranelift,
+    /// AVX2 code where the wide emitter takes a kernel, even if the target has wider vectors.
+    Avx2,
+    /// AVX-512 code where the wide emitter takes a kernel.
+    Avx512,
+}
 
 /// A processor: its architecture, the operating system's calling convention, and its instruction-set extensions.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -11,6 +26,8 @@ pub struct Target {
     pub triple: String,
     /// Extensions by the names that Rust's feature detection uses, such as `avx2` or `sse4.1`; unknown ones are ignored.
     pub features: Vec<String>,
+    /// Which emitter is used, as far as the target has what it needs.
+    pub emitter: Emitter,
 }
 
 /// Names of extensions and the Cranelift settings they stand for.
@@ -51,7 +68,24 @@ impl Target {
         }
         features.sort();
         features.dedup();
-        Target { triple: format!("{}-{system}", std::env::consts::ARCH), features }
+        let triple = format!("{}-{system}", std::env::consts::ARCH);
+        Target { triple, features, emitter: Emitter::default() }
+    }
+
+    /// The same target with one emitter forced.
+    pub fn with_emitter(self, emitter: Emitter) -> Target {
+        Target { emitter, ..self }
+    }
+
+    /// The vector width that kernels are compiled for, if it is not Cranelift's.
+    pub(crate) fn level(&self) -> Option<Level> {
+        let wanted: &[Level] = match self.emitter {
+            Emitter::Widest => &[Level::Avx512, Level::Avx2],
+            Emitter::Cranelift => &[],
+            Emitter::Avx2 => &[Level::Avx2],
+            Emitter::Avx512 => &[Level::Avx512],
+        };
+        wanted.iter().copied().find(|level| level.is_on(self))
     }
 
     /// Whether code is for x86-64.
@@ -59,7 +93,7 @@ impl Target {
         self.triple.starts_with("x86_64")
     }
 
-    fn has(&self, feature: &str) -> bool {
+    pub(crate) fn has(&self, feature: &str) -> bool {
         self.features.iter().any(|name| name == feature)
     }
 

@@ -79,11 +79,16 @@ pub fn dump(
             }
         }
         Stage::Code => {
-            let target = Target::host(&options.device.features);
+            let target = Target::host(&options.device.features).with_emitter(options.emitter);
             for kernel in &plan.kernels {
                 let code = thalweg_codegen_cpu::compile_with_disassembly(&kernel.kernel, &target)?;
                 let disassembly = code.disassembly.unwrap_or_default();
-                writeln!(text, "; {}\n{disassembly}", kernel.kernel.name).expect("writing to a string");
+                let emitter = match code.refusal {
+                    None => format!("{:?}", code.emitter),
+                    Some(refusal) => format!("{:?}, because: {refusal}", code.emitter),
+                };
+                writeln!(text, "; {}: {emitter}\n{disassembly}", kernel.kernel.name)
+                    .expect("writing to a string");
             }
         }
         Stage::Plan => text = code(plan, &mut context)?.to_text(),

@@ -15,6 +15,7 @@ pub use dump::{Stage, dump};
 pub use options::Options;
 pub use pipeline::{Compiled, compile};
 pub use report::{PassReport, Report};
+pub use thalweg_codegen_cpu::Emitter;
 
 /// Why a graph cannot be compiled.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]

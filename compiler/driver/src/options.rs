@@ -1,6 +1,7 @@
 //! All options of the compiler, in one struct that is passed explicitly.
 
 use thalweg_base::DeviceDescription;
+use thalweg_codegen_cpu::Emitter;
 use thalweg_cost::presets;
 use thalweg_partition::Strategy;
 use thalweg_plan::Precision;
@@ -21,6 +22,8 @@ pub struct Options {
     pub precision: Precision,
     /// Whether machine code is made. Without it a plan runs on the reference device only.
     pub code: bool,
+    /// Which emitter makes it, as far as the device has what that needs.
+    pub emitter: Emitter,
     /// Whether every pass is verified. Always so in debug builds.
     pub verify: bool,
 }
@@ -35,6 +38,7 @@ impl Options {
             rewrite: Some(thalweg_rewrite::Options::default()),
             precision: Precision::Full,
             code: true,
+            emitter: Emitter::default(),
             verify: cfg!(debug_assertions),
         }
     }

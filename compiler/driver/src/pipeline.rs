@@ -209,20 +209,20 @@ pub(crate) fn lower(graph: &Graph, context: &mut Context) -> Result<Plan, Compil
 /// Makes machine code of every kernel.
 pub(crate) fn code(mut plan: Plan, context: &mut Context) -> Result<Plan, CompileError> {
     let start = Instant::now();
-    let target = Target::host(&context.options.device.features);
-    let codes: Result<Vec<Code>, _> = plan
+    let target = Target::host(&context.options.device.features).with_emitter(context.options.emitter);
+    let codes: Result<Vec<(Code, bool)>, _> = plan
         .kernels
         .par_iter()
         .map(|compiled| {
             let code = thalweg_codegen_cpu::compile(&compiled.kernel, &target)?;
             assert_eq!(code.entry, 0, "generated code begins with its function");
-            Ok::<Code, thalweg_codegen_cpu::CodegenError>(Code {
-                bytes: code.bytes,
-                alignment: code.alignment as u32,
-            })
+            let wide = code.refusal.is_none();
+            let code = Code { bytes: code.bytes, alignment: code.alignment as u32 };
+            Ok::<_, thalweg_codegen_cpu::CodegenError>((code, wide))
         })
         .collect();
-    for (kernel, code) in plan.kernels.iter_mut().zip(codes?) {
+    for (kernel, (code, wide)) in plan.kernels.iter_mut().zip(codes?) {
+        context.report.wide_kernels += usize::from(wide);
         context.report.code_bytes += code.bytes.len();
         kernel.code = Some(code);
     }
@@ -246,7 +246,9 @@ fn key(graph: &Graph, options: &Options) -> String {
     }
     plain.outputs = graph.outputs.clone();
     plain.updates = graph.updates.clone();
-    let text = format!("{plain}{:?}{:?}{:?}", options.mesh, options.device, options.precision);
+    let choices =
+        format!("{:?}{:?}{:?}{:?}", options.mesh, options.device, options.precision, options.emitter);
+    let text = format!("{plain}{choices}");
     // FNV-1a in 128 bits: enough to tell versions of a model apart; nobody attacks their own cache.
     let hash = text.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |hash, byte| {
         (hash ^ byte as u128).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)

@@ -27,6 +27,8 @@ pub struct Report {
     pub reshards: Vec<thalweg_partition::Reshard>,
     /// Kernels made.
     pub kernels: usize,
+    /// Of them, those that the wide emitter made; Cranelift made the others.
+    pub wide_kernels: usize,
     /// Bytes of machine code.
     pub code_bytes: usize,
     /// The largest arena of a device, in bytes.
@@ -47,8 +49,8 @@ impl fmt::Display for Report {
         }
         write!(
             f,
-            "{} kernels, {} bytes of code, arena of {} bytes",
-            self.kernels, self.code_bytes, self.arena_bytes
+            "{} kernels ({} in wide vectors), {} bytes of code, arena of {} bytes",
+            self.kernels, self.wide_kernels, self.code_bytes, self.arena_bytes
         )
     }
 }

@@ -12,8 +12,8 @@ use thalweg_kernel::ir::{Kernel, compute_dtype};
 use thalweg_kernel::{Access, Carry, Index, ValueId};
 use thalweg_tensor::{NodeId, Op, ReduceFn};
 
-/// Lanes of vector loops: four registers of 128 bits, which hide the latency of an addition. A generator may use fewer.
-const LANES: u32 = 16;
+/// Lanes of vector loops: four registers of 512 bits, which hide the latency of an addition. A generator may use fewer.
+const LANES: u32 = 64;
 
 /// The shape that a group's nodes range over, and the dims that its reductions combine.
 #[derive(Clone, PartialEq, Eq, Debug)]

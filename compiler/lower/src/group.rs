@@ -12,6 +12,7 @@
 use crate::build::{self, Built, GroupSpec, Space, is_reduction};
 use crate::coalesce::coalesce;
 use crate::emit::Source;
+use crate::remember::remember;
 use crate::tile::tile;
 use petgraph::algo::has_path_connecting;
 use petgraph::graphmap::DiGraphMap;
@@ -519,6 +520,7 @@ fn finish(
                 let mut built = build::build(source, &spec, name).expect("it was built before");
                 coalesce(&mut built.kernel, &[]);
                 tile(&mut built.kernel);
+                remember(&mut built.kernel);
                 Unit::Kernel(spec, Box::new(built))
             }
         }));

@@ -18,6 +18,7 @@ mod group;
 mod in_place;
 mod memory;
 mod prepare;
+mod remember;
 mod routine;
 mod tile;
 mod view;

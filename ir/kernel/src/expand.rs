@@ -8,24 +8,34 @@
 use crate::analysis::{ValueMap, dtypes};
 use crate::formulas::Formulas;
 use crate::ir::{Expr, Kernel, Stmt};
-use thalweg_base::DType;
+use thalweg_base::{DType, PointwiseFn};
 
 /// Expands all transcendental functions of `f32` values.
 pub fn expand(kernel: &Kernel) -> Kernel {
+    expand_except(kernel, &[])
+}
+
+/// Expands all but the functions that a device has instructions for.
+pub fn expand_except(kernel: &Kernel, native: &[PointwiseFn]) -> Kernel {
     let dtypes = dtypes(kernel);
     let mut formulas = Formulas::new(dtypes.end());
-    let rest = expand_body(&kernel.body, &dtypes, &mut formulas);
+    let rest = expand_body(&kernel.body, &dtypes, native, &mut formulas);
     let mut body = formulas.take_constants();
     body.extend(rest);
     Kernel { body, ..kernel.clone() }
 }
 
-fn expand_body(body: &[Stmt], dtypes: &ValueMap<DType>, formulas: &mut Formulas) -> Vec<Stmt> {
+fn expand_body(
+    body: &[Stmt],
+    dtypes: &ValueMap<DType>,
+    native: &[PointwiseFn],
+    formulas: &mut Formulas,
+) -> Vec<Stmt> {
     let mut expanded = Vec::with_capacity(body.len());
     for stmt in body {
         match stmt {
             Stmt::Let { value, expr: Expr::Pointwise(function, operands) }
-                if dtypes.get(*value) == Some(&DType::F32) =>
+                if dtypes.get(*value) == Some(&DType::F32) && !native.contains(function) =>
             {
                 match formulas.expand(*value, *function, operands) {
                     Some(formula) => expanded.extend(formula),
@@ -33,7 +43,7 @@ fn expand_body(body: &[Stmt], dtypes: &ValueMap<DType>, formulas: &mut Formulas)
                 }
             }
             Stmt::Loop { var, extent, lanes, carried, body } => {
-                let body = expand_body(body, dtypes, formulas);
+                let body = expand_body(body, dtypes, native, formulas);
                 expanded.push(Stmt::Loop {
                     var: *var,
                     extent: *extent,

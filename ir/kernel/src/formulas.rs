@@ -37,6 +37,29 @@ const LOG: [f32; 9] = [
 /// [sqrt(1/2), sqrt(2)).
 const LOG_BIAS: i32 = 0x4000_0000 - 0x3F35_04F3;
 
+/// What `e^x` is made of, for devices with an instruction that multiplies by a power of two: with `x` clamped to
+/// [`LOWEST`](Exponential::LOWEST) to [`HIGHEST`](Exponential::HIGHEST), `n = (x * LOG2_E + ROUNDER) - ROUNDER` and
+/// `r = (x - n * LN2_HIGH) - n * LN2_LOW`, each product fused with its sum, it is `(1 + (r + r^2 q(r))) 2^n`.
+#[derive(Clone, Copy, Debug)]
+pub struct Exponential;
+
+impl Exponential {
+    /// Below it the result is 0.
+    pub const LOWEST: f32 = -104.0;
+    /// Above it the result is infinite.
+    pub const HIGHEST: f32 = 89.0;
+    /// The logarithm of e to the base of 2.
+    pub const LOG2_E: f32 = LOG2_E;
+    /// Adding it rounds a small float to an integer.
+    pub const ROUNDER: f32 = ROUNDER;
+    /// The leading bits of ln 2.
+    pub const LN2_HIGH: f32 = LN2_HIGH;
+    /// The rest of ln 2.
+    pub const LN2_LOW: f32 = LN2_LOW;
+    /// The polynomial `q`, highest coefficient first.
+    pub const POLYNOMIAL: [f32; 6] = EXP;
+}
+
 /// Writes formulas as statements.
 #[derive(Debug)]
 pub(crate) struct Formulas {
@@ -205,7 +228,7 @@ impl Formulas {
 
     /// `e^x`, within 1.5 units; 0 below -104, infinite above 88.73.
     fn exp(&mut self, x: ValueId) -> ValueId {
-        let x = self.clamp(x, -104.0, 89.0);
+        let x = self.clamp(x, Exponential::LOWEST, Exponential::HIGHEST);
         let (shifted, r) = self.exp_reduce(x);
         let tail = self.exp_tail(r);
         let p = self.with(F::Add, tail, 1.0);

@@ -38,6 +38,7 @@ pub mod text;
 pub mod verify;
 
 pub use builder::{Carry, KernelBuilder};
+pub use formulas::Exponential;
 pub use ir::{
     Access, Buffer, BufferId, Carried, Expr, Index, Kernel, Place, Range, Scratch, ScratchId, Stmt, ValueId,
     VarId, compute_dtype,

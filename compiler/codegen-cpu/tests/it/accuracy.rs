@@ -32,9 +32,16 @@ fn samples(limit: f32, step: usize) -> Vec<f32> {
 }
 
 fn check(function: PointwiseFn, values: &[f32], bound: f64, exact: impl Fn(f64) -> f64) {
-    for (lanes, features) in
-        [(8, Features::Host), (1, Features::Host), (4, Features::Least), (1, Features::Least)]
-    {
+    let forms = [
+        (16, Features::Widest),
+        (16, Features::Avx2),
+        (8, Features::Cranelift),
+        (1, Features::Widest),
+        (1, Features::Cranelift),
+        (4, Features::Least),
+        (1, Features::Least),
+    ];
+    for (lanes, features) in forms {
         let values = if lanes == 1 { &values[..values.len().min(100_000)] } else { values };
         let results = apply_f32(function, &[values], lanes, features);
         let (worst, at) = values
@@ -123,7 +130,7 @@ fn powers() {
     bases.extend((0..100_000).map(|k| f32::from_bits(0x3f00_0000 + 167 * k)));
     for exponent in exponents {
         let ys = vec![exponent; bases.len()];
-        let results = apply_f32(PointwiseFn::Pow, &[&bases, &ys], 8, Features::Host);
+        let results = apply_f32(PointwiseFn::Pow, &[&bases, &ys], 16, Features::Widest);
         let (worst, at) = bases
             .iter()
             .zip(&results)

@@ -1,9 +1,10 @@
 //! Every function on every dtype and every conversion between storage dtypes, with awkward values, for one lane and many.
 
 use crate::harness::{Features, run};
+use thalweg_base::PointwiseFn as F;
 use thalweg_base::{CostClass, DType, PointwiseFn, Scalar, tolerance};
 use thalweg_kernel::evaluate::{Array, evaluate};
-use thalweg_kernel::{Access, Index, Kernel, KernelBuilder, ValueId, compute_dtype};
+use thalweg_kernel::{Access, Carry, Index, Kernel, KernelBuilder, ValueId, compute_dtype};
 
 /// Values where rounding, wrapping, saturation and special cases happen; each list's length is odd, so that there is a
 /// tail.
@@ -131,7 +132,7 @@ fn is_nan(value: Scalar) -> bool {
 }
 
 fn compare(kernel: &Kernel, inputs: &[DType], exact: bool, what: &str) {
-    for features in [Features::Host, Features::Least] {
+    for features in Features::ALL {
         let mut expected: Vec<Array> = inputs.iter().map(|dtype| awkward(*dtype)).collect();
         let output = kernel.buffers.last().expect("an output");
         expected.push(Array::zeros(output.dtype, output.elements));
@@ -221,7 +222,7 @@ fn every_half_float_survives() {
             let literal = thalweg_base::Literal::from_bytes(dtype, &[65536], bytes).expect("as many bytes");
             let input = Array::from_literal(&literal);
             let mut buffers = [input.clone(), Array::zeros(dtype, 65536), Array::zeros(DType::F32, 65536)];
-            run(&kernel, &mut buffers, &[(0, 65536)], Features::Host);
+            run(&kernel, &mut buffers, &[(0, 65536)], Features::Widest);
             for (position, value) in input.values.iter().enumerate() {
                 let expected = value.to_f64();
                 for buffer in &buffers[1..] {
@@ -229,6 +230,43 @@ fn every_half_float_survives() {
                     assert!(
                         got == expected || (got.is_nan() && expected.is_nan()),
                         "{dtype} {position:#06x}: {got}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn extrema_of_rows_keep_nan() {
+    for (function, dtype) in [F::Max, F::Min].into_iter().flat_map(|f| [(f, DType::F32), (f, DType::F64)]) {
+        for count in [1, 7, 16, 40, 64, 129] {
+            let mut b = KernelBuilder::new("extremum");
+            let x = b.buffer(dtype, 6 * count, Access::Read);
+            let y = b.buffer(dtype, 6, Access::Write);
+            let i = b.range(6, 1);
+            let start = b.constant(dtype, function.identity(dtype).expect("extrema have identities"));
+            let total = b.loop_(count, 64, &[Carry::reduce(start, function)], |b, j, phis| {
+                let value = b.load(x, Index::var(j).plus(i, count as i64));
+                vec![b.apply(function, &[phis[0], value])]
+            });
+            b.store(y, Index::var(i), total[0]);
+            let kernel = b.finish();
+            // One row without NaN; the others have one at places that different registers and lanes hold.
+            let places = [usize::MAX, 0, count / 2, count - 1, count / 3, 5 % count];
+            let values = (0..6 * count).map(|k| match k % count == places[k / count] {
+                true => Scalar::Float(f64::NAN),
+                false => Scalar::Float(((k * 37) % 101) as f64 - 50.0),
+            });
+            for features in Features::ALL {
+                let mut expected = [Array::new(dtype, values.clone()), Array::zeros(dtype, 6)];
+                let mut got = expected.clone();
+                evaluate(&kernel, &mut expected, &kernel.full_ranges());
+                run(&kernel, &mut got, &kernel.full_ranges(), features);
+                for (a, b) in expected[1].values.iter().zip(&got[1].values) {
+                    assert!(
+                        a == b || is_nan(*a) && is_nan(*b),
+                        "{features:?} {count}: {a:?} {b:?}\n{kernel}"
                     );
                 }
             }

@@ -2,7 +2,7 @@
 
 use thalweg_base::PointwiseFn;
 use thalweg_base::{DType, Literal};
-use thalweg_codegen_cpu::{Code, Target, compile};
+use thalweg_codegen_cpu::{Code, Emitter, Target, compile};
 use thalweg_kernel::cpu_abi::helper_table;
 use thalweg_kernel::evaluate::Array;
 use thalweg_kernel::{Access, Index, Kernel, KernelBuilder};
@@ -16,25 +16,50 @@ pub(crate) fn host_features() -> Vec<String> {
             ($($name:tt)*) => { $(if std::is_x86_feature_detected!($name) { features.push($name.to_string()); })* };
         }
         detect!("sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "avx" "avx2" "fma" "bmi1" "bmi2" "lzcnt");
-        detect!("avx512f" "avx512dq" "avx512vl");
+        detect!("f16c" "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl");
     }
     features
 }
 
-/// What code may use: all of this machine, or as little as the compiler accepts (no fused multiply-add on x86-64).
+/// What code may use: all of this machine by each emitter, or as little as the compiler accepts (no fused multiply-add on
+/// x86-64). An emitter that this machine has no instructions for is Cranelift.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Features {
-    Host,
+    Widest,
+    Avx2,
+    Cranelift,
     Least,
+}
+
+impl Features {
+    pub(crate) const ALL: [Features; 4] =
+        [Features::Widest, Features::Avx2, Features::Cranelift, Features::Least];
+
+    fn target(self) -> Target {
+        let least = || ["sse3", "ssse3", "sse4.1"].map(String::from);
+        match self {
+            Features::Widest => Target::host(&host_features()),
+            Features::Avx2 => Target::host(&host_features()).with_emitter(Emitter::Avx2),
+            Features::Cranelift => Target::host(&host_features()).with_emitter(Emitter::Cranelift),
+            Features::Least => Target::host(&least()),
+        }
+    }
+}
+
+/// Whether this machine has what an emitter needs.
+pub(crate) fn has_wide(emitter: Emitter) -> bool {
+    let needed: &[&str] = match emitter {
+        Emitter::Avx512 => &["avx512f", "avx512bw", "avx512dq", "avx512vl", "fma", "f16c", "bmi2"],
+        Emitter::Avx2 => &["avx2", "fma", "bmi2"],
+        Emitter::Widest | Emitter::Cranelift => &[],
+    };
+    let features = host_features();
+    cfg!(unix) && needed.iter().all(|name| features.iter().any(|feature| feature == name))
 }
 
 /// Code for this machine.
 pub(crate) fn compile_here(kernel: &Kernel, features: Features) -> Code {
-    let features = match features {
-        Features::Host => host_features(),
-        Features::Least => vec!["sse3".into(), "ssse3".into(), "sse4.1".into()],
-    };
-    compile(kernel, &Target::host(&features)).unwrap_or_else(|error| panic!("{error}\n{}", kernel))
+    compile(kernel, &features.target()).unwrap_or_else(|error| panic!("{error}\n{}", kernel))
 }
 
 /// Executable memory that holds one kernel.

@@ -1,6 +1,7 @@
 //! Compiled kernels against the evaluator.
 
 mod accuracy;
+mod emitters;
 mod functions;
 mod harness;
 mod random_kernels;
