@@ -61,7 +61,7 @@ impl Loaded {
 
     /// Runs all steps once.
     pub fn run(&mut self) {
-        self.program.run(&mut RunContext::new(&mut Alone)).expect("nothing stops the run");
+        self.program.run(&mut RunContext::new(&mut Alone), &mut []).expect("nothing stops the run");
     }
 }
 
