@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use thalweg_base::{DType, Layout};
+use thalweg_base::{DType, Layout, PointwiseFn};
 use thalweg_codegen_cpu::{Emitter, Target};
 use thalweg_device::{Alone, CheckedPlan, CpuDevice, Device, ReferenceDevice, RunContext};
 use thalweg_lower::{Request, lower};
@@ -197,5 +197,29 @@ fn long_sums_are_computed() {
         let op = thalweg_tensor::ops::Reduce { function: ReduceFn::Sum, dims };
         let (graph, environment) = sample_graph(&Sample::new(op, &[ty]), 5);
         check(&graph, &environment, shape.iter().product());
+    }
+}
+
+/// Softmaxes along every dim: vectors lie along the rows or across them, and rows may be short.
+#[test]
+fn softmaxes_along_any_dim_are_computed() {
+    for shape in [[5, 7, 9], [3, 40, 33], [2, 130, 1], [1, 3, 200]] {
+        for dim in 0..3 {
+            let mut graph = Graph::new("softmax");
+            let sizes = shape.map(thalweg_base::Dim::from);
+            let x = graph.input("x", TensorType::new(DType::F32, shape));
+            let kept: Vec<usize> = (0..3).filter(|other| *other != dim).collect();
+            let largest = graph.reduce(ReduceFn::Max, x, &[dim]);
+            let largest = graph.broadcast(largest, &sizes, &kept);
+            let shifted = graph.pointwise(PointwiseFn::Sub, &[x, largest]);
+            let exponentials = graph.pointwise(PointwiseFn::Exp, &[shifted]);
+            let sum = graph.reduce_sum(exponentials, &[dim]);
+            let sum = graph.broadcast(sum, &sizes, &kept);
+            let shares = graph.pointwise(PointwiseFn::Div, &[exponentials, sum]);
+            graph.output("y", shares);
+            let value = values::filled(graph.ty(x), Fill::Normal, dim as u64);
+            let environment = Environment::from_iter([((LeafKind::Input, "x".to_string()), value)]);
+            check(&graph, &environment, shape[dim]);
+        }
     }
 }

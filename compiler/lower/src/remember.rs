@@ -11,8 +11,12 @@ use thalweg_kernel::{ScratchId, analysis};
 /// The most bytes of one row: a part of a second-level cache of 512 KiB that leaves room for the row itself.
 const ROW_BYTES_MAX: usize = 128 * 1024;
 
-/// Keeps dear values of earlier loops for later ones.
+/// Keeps dear values of earlier loops for later ones, unless vectors lie across the rows: scratch memory is for one point of
+/// the ranges.
 pub(crate) fn remember(kernel: &mut Kernel) {
+    if kernel.ranges.iter().any(|range| range.lanes > 1) {
+        return;
+    }
     let dtypes = analysis::dtypes(kernel);
     let mut body = std::mem::take(&mut kernel.body);
     for later in 1..body.len() {
@@ -211,11 +215,11 @@ mod tests {
     use thalweg_kernel::{Carry, KernelBuilder, verify};
 
     /// Rows of `exp(x - shift) / sum exp(x - shift)`; the second loop may have another shift.
-    fn softmax(shifts: [f32; 2]) -> Kernel {
+    fn softmax(shifts: [f32; 2], [across, along]: [u32; 2]) -> Kernel {
         let mut b = KernelBuilder::new("softmax");
         let x = b.buffer(DType::F32, 60, Access::Read);
         let y = b.buffer(DType::F32, 60, Access::Write);
-        let i = b.range(3, 1);
+        let i = b.range(3, across);
         let zero = b.f32(0.0);
         let exponential = |b: &mut KernelBuilder, j: VarId, shift: f32| {
             let value = b.load(x, Index::var(j).plus(i, 20));
@@ -223,11 +227,11 @@ mod tests {
             let shifted = b.apply(F::Sub, &[value, shift]);
             b.apply(F::Exp, &[shifted])
         };
-        let sum = b.loop_(20, 16, &[Carry::reduce(zero, F::Add)], |b, j, phis| {
+        let sum = b.loop_(20, along, &[Carry::reduce(zero, F::Add)], |b, j, phis| {
             let value = exponential(b, j, shifts[0]);
             vec![b.apply(F::Add, &[phis[0], value])]
         });
-        b.loop_(20, 16, &[], |b, j, _| {
+        b.loop_(20, along, &[], |b, j, _| {
             let value = exponential(b, j, shifts[1]);
             let share = b.apply(F::Div, &[value, sum[0]]);
             b.store(y, Index::var(j).plus(i, 20), share);
@@ -245,8 +249,10 @@ mod tests {
 
     #[test]
     fn an_exponential_is_taken_once() {
-        for (shifts, kept) in [([1.0, 1.0], 1), ([1.0, 2.0], 0)] {
-            let plain = softmax(shifts);
+        for (shifts, lanes, kept) in
+            [([1.0, 1.0], [1, 16], 1), ([1.0, 2.0], [1, 16], 0), ([1.0, 1.0], [16, 1], 0)]
+        {
+            let plain = softmax(shifts, lanes);
             let mut kernel = plain.clone();
             remember(&mut kernel);
             assert_eq!(verify::verify(&kernel), Ok(()));
