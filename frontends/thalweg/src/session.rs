@@ -11,7 +11,7 @@ use crate::tensor::{Element, Tensor};
 use crate::weights::{self, Expected, TensorFile, Weights};
 use indexmap::IndexMap;
 use ndarray::ArrayD;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thalweg_base::{Bindings, Literal};
@@ -265,7 +265,7 @@ impl Session {
         let mut state = self.lock();
         match self.is_onnx() {
             // Every plan of an ONNX model holds the weights that its graph uses.
-            true => state.buckets.values_mut().try_for_each(|bucket| bucket.set_known(&weights))?,
+            true => state.buckets.values_mut().try_for_each(|bucket| bucket.set_known(&[&weights]))?,
             false => {
                 if let Some(bucket) = state.buckets.values_mut().next_back() {
                     for (name, value) in &weights {
@@ -356,17 +356,28 @@ impl Session {
             }
             Source::Onnx(_) => unreachable!("the graphs of an ONNX model are made by its calls"),
         };
-        self.load(state, plan, report)
+        // The first plan is told what was given; later ones take over what others hold, as far as shapes are the same.
+        let given: BTreeSet<String> = match state.buckets.is_empty() {
+            true => state.given.keys().cloned().collect(),
+            false => BTreeSet::new(),
+        };
+        self.load(state, plan, report, |name| given.contains(name))
     }
 
-    /// A plan on the session's devices, with first values.
-    fn load(&self, state: &mut State, plan: Arc<Plan>, report: Option<Report>) -> Result<Bucket> {
+    /// A plan on the session's devices, with first values but for those that are known and will be set.
+    fn load(
+        &self,
+        state: &mut State,
+        plan: Arc<Plan>,
+        report: Option<Report>,
+        known: impl Fn(&str) -> bool,
+    ) -> Result<Bucket> {
         let options = &self.shared.options;
         if state.devices.is_empty() {
             state.devices = options.devices.open(plan.devices());
         }
         let mut executor = Executor::on(plan, state.devices.clone(), None)?;
-        executor.initialize(options.seed)?;
+        executor.initialize_but(options.seed, known)?;
         state.loaded += 1;
         Ok(Bucket { number: state.loaded, executor, report })
     }
@@ -402,11 +413,11 @@ impl Bucket {
         Ok((outputs?, Some(trace)))
     }
 
-    /// Sets what this plan has of these values.
-    fn set_known(&mut self, values: &Weights) -> Result<()> {
+    /// Sets what this plan has of these values; where several have a name, the first counts.
+    fn set_known(&mut self, values: &[&Weights]) -> Result<()> {
         let kept: Vec<String> = self.executor.kept().map(|port| port.name.clone()).collect();
         for name in kept {
-            if let Some(value) = values.get(&name) {
+            if let Some(value) = values.iter().find_map(|values| values.get(&name)) {
                 self.executor.set(&name, value)?;
             }
         }

@@ -160,8 +160,14 @@ impl Executor {
 
     /// Gives every parameter and state its first value under the seed; zeros where the plan does not say how it begins.
     pub fn initialize(&mut self, seed: u64) -> Result<(), ExecutorError> {
+        self.initialize_but(seed, |_| false)
+    }
+
+    /// The same for all but those of which `known` says that they are set otherwise: first values of large models take time.
+    pub fn initialize_but(&mut self, seed: u64, known: impl Fn(&str) -> bool) -> Result<(), ExecutorError> {
         let plan = Arc::clone(&self.plan);
-        for (at, port) in plan.parameters.iter().chain(&plan.states).enumerate() {
+        let kept = plan.parameters.iter().chain(&plan.states).enumerate();
+        for (at, port) in kept.filter(|(_, port)| !known(&port.name)) {
             let elements = port.shape.iter().product();
             let bytes = match &port.initial {
                 Some(initial) => initial_bytes(initial, seed, &port.name, port.dtype, elements, self.threads),

@@ -111,9 +111,9 @@ impl Session {
                     &options.driver(),
                     options.cache.as_ref(),
                 )?;
-                let mut bucket = self.load(state, plan.into(), Some(report))?;
-                bucket.set_known(weights)?;
-                bucket.set_known(&state.given)?;
+                let known = |name: &str| weights.contains_key(name);
+                let mut bucket = self.load(state, plan.into(), Some(report), known)?;
+                bucket.set_known(&[&state.given, weights])?;
                 bucket
             }
         };
