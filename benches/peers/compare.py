@@ -189,6 +189,7 @@ def machine():
 
 def main():
     args = parse()
+    from files import made_alike
     from lines import LINES
 
     wanted = [pattern.strip() for pattern in args.only.split(",")]
@@ -213,9 +214,19 @@ def main():
         note(f"there is no {args.thalweg}; `cargo build --release -p thalweg-cli` makes it")
         return 2
     os.makedirs(args.folder, exist_ok=True)
+    if not made_alike(args.folder):
+        note(f"the files in {args.folder} were made by another version of these programs; remove them, or give another --folder")
+        return 2
     rows, remarks, measured, agree = [], [], [], True
     for line in lines:
-        prepare(line, args.folder)
+        try:
+            prepare(line, args.folder)
+        except Exception as error:
+            # The other lines can be measured all the same.
+            note(f"{line.name} cannot be made: {error!r}")
+            remarks.append(f"{line.name} could not be made: {error!r}\n")
+            agree = False
+            continue
         able = ["ours"] + [peer for peer in peers if not (line.optimizer and peer in CALLS_ONLY)]
         results = {peer: [] for peer in able}
         for turn in range(args.passes):

@@ -74,6 +74,22 @@ def input_names(folder):
         return json.load(file)
 
 
+def made_alike(folder):
+    """Whether the files of a folder were made by these programs as they are now; marks a folder that is empty."""
+    mark = 0
+    for name in ("files.py", "in_onnx.py", "lines.py", "models.py"):
+        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name), "rb") as file:
+            mark = zlib.crc32(file.read(), mark)
+    path = os.path.join(folder, "version")
+    if not os.listdir(folder):
+        with whole(path) as file:
+            file.write(f"{mark:08x}".encode())
+    if not os.path.exists(path):
+        return False
+    with open(path) as file:
+        return file.read() == f"{mark:08x}"
+
+
 class whole:
     """A file that takes its name when it is complete, so that a run that was stopped leaves none that look so."""
 
