@@ -95,7 +95,8 @@ impl PlanCache {
         self.folder.join(format!("{}{}.plan", digits[0], digits[1]))
     }
 
-    fn find(&self, path: &Path) -> Option<Plan> {
+    /// A plan, and how many of its kernels the wide emitter made.
+    fn find(&self, path: &Path) -> Option<(Plan, usize)> {
         let file = fs::read(path).ok()?;
         let body = file.strip_prefix(MAGIC)?;
         let (sum, body) = body.split_at_checked(16)?;
@@ -104,16 +105,16 @@ impl PlanCache {
         if sum != found.digits().as_bytes() {
             return None;
         }
-        let plan: Plan = postcard::from_bytes(body).ok()?;
+        let kept: (Plan, usize) = postcard::from_bytes(body).ok()?;
         // So that what is used stays; a file that cannot be marked is used all the same.
         let _ =
             fs::File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
-        Some(plan)
+        Some(kept)
     }
 
-    fn keep(&self, path: &Path, plan: &Plan) -> std::io::Result<()> {
+    fn keep(&self, path: &Path, plan: &Plan, wide_kernels: usize) -> std::io::Result<()> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let body = postcard::to_stdvec(plan).map_err(std::io::Error::other)?;
+        let body = postcard::to_stdvec(&(plan, wide_kernels)).map_err(std::io::Error::other)?;
         let mut sum = Checksum::new();
         sum.add(&body);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -191,7 +192,7 @@ pub(crate) fn compile(
     let start = Instant::now();
     let path = cache.map(|cache| (cache, cache.path(graph, bindings, options)));
     if let Some((cache, path)) = &path
-        && let Some(plan) = cache.find(path)
+        && let Some((plan, wide_kernels)) = cache.find(path)
     {
         let pass = PassReport {
             name: "cache".into(),
@@ -202,6 +203,7 @@ pub(crate) fn compile(
         let report = Report {
             passes: vec![pass],
             kernels: plan.kernels.len(),
+            wide_kernels,
             code_bytes: plan
                 .kernels
                 .iter()
@@ -215,7 +217,7 @@ pub(crate) fn compile(
     let compiled = thalweg_driver::compile(graph, bindings, options)?;
     if let Some((cache, path)) = path {
         // A full disk, or a folder that has gone: the next call compiles again.
-        let _ = cache.keep(&path, &compiled.plan);
+        let _ = cache.keep(&path, &compiled.plan, compiled.report.wide_kernels);
     }
     Ok((compiled.plan, compiled.report))
 }
@@ -246,6 +248,10 @@ mod tests {
     /// Whether the plan came from the cache, and the plan.
     fn compiled(graph: &Graph, options: &Options, cache: &PlanCache) -> (bool, Plan) {
         let (plan, report) = compile(graph, &Bindings::new(), options, Some(cache)).unwrap();
+        let fresh = compile(graph, &Bindings::new(), options, None).unwrap().1;
+        let told =
+            |report: &Report| (report.kernels, report.wide_kernels, report.code_bytes, report.arena_bytes);
+        assert_eq!(told(&report), told(&fresh));
         (report.passes[0].name == "cache", plan)
     }
 
