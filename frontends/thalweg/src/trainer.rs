@@ -12,7 +12,7 @@ use crate::weights::{self, Expected, TensorFile, Weights};
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thalweg_base::{Bindings, DType, Dim, Scalar};
 use thalweg_device::Device;
@@ -46,6 +46,9 @@ pub struct TrainOptions {
     pub verify: bool,
     /// Where plans are kept between programs; every plan is made anew when absent.
     pub cache: Option<PlanCache>,
+    /// A safetensors file of parameters and states to begin with instead of first values, as [`Trainer::load_weights`] reads
+    /// it; first values of what it has are then never made, which takes a while for large models.
+    pub weights: Option<PathBuf>,
 }
 
 /// What a step of training gave.
@@ -138,7 +141,14 @@ impl Trainer {
             cache::compile(&program.step, &bindings, &driver(options), options.cache.as_ref())?;
         let devices = options.devices.open(plan.devices());
         let mut training = Executor::on(Arc::new(plan), devices.clone(), None)?;
-        training.initialize(seed)?;
+        let given = match &options.weights {
+            Some(path) => read_weights(path, training.plan())?,
+            None => Weights::new(),
+        };
+        training.initialize_but(seed, |name| given.contains_key(name))?;
+        for (name, value) in &given {
+            training.set(name, value)?;
+        }
         Ok(Trainer {
             options: TrainOptions { settings, ..options.clone() },
             seed,
@@ -339,27 +349,12 @@ impl Trainer {
     /// Begins with the parameters and states of a safetensors file instead of fresh ones. Every parameter must be there. Fails
     /// with a list of everything that does not fit, and then changes nothing.
     pub fn load_weights(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let file = weights::read(path)?;
-        let problems = weights::misfits(&file.tensors, self.expected(false));
-        self.take(path, file.tensors, problems)
+        let tensors = read_weights(path.as_ref(), self.training.plan())?;
+        self.take(&tensors)
     }
 
-    fn expected(&self, states_required: bool) -> Vec<Expected<'_>> {
-        fn of(port: &Port, required: bool) -> Expected<'_> {
-            let shape = port.shape.iter().copied().map(Some).collect();
-            Expected { name: &port.name, dtype: port.dtype, shape, required }
-        }
-        let plan = self.training.plan();
-        let parameters = plan.parameters.iter().map(|port| of(port, true));
-        parameters.chain(plan.states.iter().map(|port| of(port, states_required))).collect()
-    }
-
-    fn take(&mut self, path: &Path, tensors: Weights, problems: Vec<String>) -> Result<()> {
-        if !problems.is_empty() {
-            return Err(Error::Weights { path: path.to_path_buf(), problems });
-        }
-        for (name, value) in &tensors {
+    fn take(&mut self, tensors: &Weights) -> Result<()> {
+        for (name, value) in tensors {
             self.training.set(name, value)?;
         }
         Ok(())
@@ -391,8 +386,8 @@ impl Trainer {
         if !problems.is_empty() {
             return Err(Error::Checkpoint { path: path.to_path_buf(), problems });
         }
-        let problems = weights::misfits(&tensors, self.expected(true));
-        self.take(path, tensors, problems)?;
+        check_weights(path, &tensors, self.training.plan(), true)?;
+        self.take(&tensors)?;
         self.steps_done = position.step;
         Ok(())
     }
@@ -405,6 +400,29 @@ impl std::fmt::Debug for Trainer {
             .field("model", &self.program.model)
             .field("steps", &steps)
             .finish_non_exhaustive()
+    }
+}
+
+/// The tensors of a file that has every parameter of the plan, and whatever states it has.
+fn read_weights(path: &Path, plan: &Plan) -> Result<Weights> {
+    let file = weights::read(path)?;
+    check_weights(path, &file.tensors, plan, false)?;
+    Ok(file.tensors)
+}
+
+/// Whether tensors of a file are those of the plan's parameters and, if they are required, of its states; fails with a list of
+/// everything that does not fit.
+fn check_weights(path: &Path, tensors: &Weights, plan: &Plan, states_required: bool) -> Result<()> {
+    fn of(port: &Port, required: bool) -> Expected<'_> {
+        let shape = port.shape.iter().copied().map(Some).collect();
+        Expected { name: &port.name, dtype: port.dtype, shape, required }
+    }
+    let parameters = plan.parameters.iter().map(|port| of(port, true));
+    let states = plan.states.iter().map(|port| of(port, states_required));
+    let problems = weights::misfits(tensors, parameters.chain(states));
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Weights { path: path.to_path_buf(), problems }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! How kept values begin.
 
+use crate::literal::write_scalar;
 use crate::{DType, Literal, Scalar, random};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,24 @@ impl Initializer {
             Initializer::Normal { mean, deviation } => {
                 Scalar::Float(mean.to_f64() + deviation.to_f64() * random::normal(words()))
             }
+        }
+    }
+
+    /// The storage bytes of the values from position `first` on, under that key; as many as fit.
+    pub fn fill(&self, key: [u32; 2], first: usize, dtype: DType, bytes: &mut [u8]) {
+        let elements = bytes.chunks_exact_mut(dtype.size_bytes()).zip(first..);
+        if dtype == DType::F32 {
+            // What large models are made of, without a turn through scalars of any type.
+            for (element, position) in elements {
+                element.copy_from_slice(&(self.value(key, position).to_f64() as f32).to_le_bytes());
+            }
+            return;
+        }
+        let mut one = Vec::with_capacity(dtype.size_bytes());
+        for (element, position) in elements {
+            one.clear();
+            write_scalar(dtype, self.value(key, position), &mut one);
+            element.copy_from_slice(&one);
         }
     }
 

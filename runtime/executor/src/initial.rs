@@ -28,14 +28,7 @@ pub fn initial_bytes(
     let share = elements.div_ceil(threads.clamp(1, elements.div_ceil(WORTH_A_THREAD).max(1))).max(1);
     std::thread::scope(|scope| {
         for (number, part) in bytes.chunks_mut(share * size).enumerate() {
-            let mut fill = move || {
-                let mut one = Vec::with_capacity(size);
-                for (at, element) in part.chunks_exact_mut(size).enumerate() {
-                    one.clear();
-                    write_scalar(dtype, initial.value(key, number * share + at), &mut one);
-                    element.copy_from_slice(&one);
-                }
-            };
+            let mut fill = move || initial.fill(key, number * share, dtype, part);
             // The last part, perhaps the only one, is for this thread.
             if (number + 1) * share < elements {
                 scope.spawn(fill);

@@ -175,10 +175,8 @@ fn measure_training(args: &BenchArgs, output: &Output) -> Result<Measured> {
         no_rewrite: args.build.no_rewrite,
         verify: args.build.verify,
         cache: None,
+        weights: args.weights.clone(),
     })?;
-    if let Some(path) = &args.weights {
-        trainer.load_weights(path)?;
-    }
     let ready_s = start.elapsed().as_secs_f64();
     let plan = trainer.plan().clone();
     output.note(memory(plan.arena_bytes_max(), plan.devices()));

@@ -34,10 +34,8 @@ pub fn run(args: &TrainArgs, output: &Output) -> Result<Ended> {
         no_rewrite: args.build.no_rewrite,
         verify: args.build.verify,
         cache: args.caching.cache(&args.build),
+        weights: args.weights.clone(),
     })?;
-    if let Some(path) = &args.weights {
-        trainer.load_weights(path)?;
-    }
     let mut folder = folder(args, &mut trainer, output)?;
     introduce(&trainer, args, output)?;
     let mut run = Run::new(args, &trainer, output);

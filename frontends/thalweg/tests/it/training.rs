@@ -206,6 +206,32 @@ fn checkpoints_of_other_trainings_are_refused() {
 }
 
 #[test]
+fn a_training_begins_with_given_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    let mut first = trainer(&TrainOptions::default());
+    rest(&mut first);
+    first.save_weights(&path).unwrap();
+    let mut loaded = trainer(&TrainOptions { seed: Some(7), ..TrainOptions::default() });
+    loaded.load_weights(&path).unwrap();
+    let mut given =
+        trainer(&TrainOptions { seed: Some(7), weights: Some(path.clone()), ..TrainOptions::default() });
+    assert_eq!(given.get("out.weight").unwrap(), first.get("out.weight").unwrap());
+    assert_eq!(rest(&mut given), rest(&mut loaded));
+
+    let mut file = thalweg::weights::read(&path).unwrap();
+    file.tensors.remove("out.bias").unwrap();
+    thalweg::weights::write(&path, &file).unwrap();
+    let options = TrainOptions { weights: Some(path), ..TrainOptions::default() };
+    let Error::Weights { problems, .. } =
+        Model::from_source("net.tw", NET).unwrap().trainer(&options).unwrap_err()
+    else {
+        panic!("another error")
+    };
+    assert!(problems[0].contains("out.bias"), "{problems:?}");
+}
+
+#[test]
 fn a_loss_that_is_not_finite_ends_a_training() {
     let mut trainer = trainer(&TrainOptions { settings: set("lr", "1e38"), ..TrainOptions::default() });
     let error = loop {
