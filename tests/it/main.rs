@@ -17,3 +17,4 @@ mod stages;
 mod text;
 mod tidy;
 mod verifier;
+mod windows;

@@ -3,7 +3,7 @@
 //! The nodes of a group share a space: a shape and the dims of it that reductions combine. The kept dims become the
 //! kernel's ranges. For each point of them, the reductions run in stages, each after those it depends on; values of full shape
 //! are stored in the first stage in which all that they need is known, so that a softmax is three loops over a row while the
-//! row is in cache.
+//! row is in cache. A [`Form`] says which of the loops there are.
 
 use crate::emit::{Emitter, Member, Source};
 use std::collections::BTreeMap;
@@ -91,6 +91,27 @@ pub(crate) struct GroupSpec {
     pub space: Space,
 }
 
+/// Which loops a group's kernel has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Form {
+    /// For each dim of the space that is kept, the step of its range: that many positions next to each other are computed in
+    /// one body, each by expressions of its own. 1 for reduced dims.
+    pub steps: Vec<usize>,
+    /// Whether vectors lie across the last kept dim.
+    pub across: bool,
+    /// Whether reductions are written out instead of looping.
+    pub written_out: bool,
+}
+
+impl Form {
+    /// Every dim a loop, with vectors along the last one.
+    pub fn plain(space: &Space) -> Form {
+        let last = space.shape.len().wrapping_sub(1);
+        let across = !space.reduced.contains(&last);
+        Form { steps: vec![1; space.shape.len()], across, written_out: false }
+    }
+}
+
 /// A kernel and what its buffers are.
 #[derive(Clone, Debug)]
 pub(crate) struct Built {
@@ -103,22 +124,50 @@ pub(crate) struct Built {
 
 /// The kernel of a group, unless one of its nodes uses another at other coordinates than it is computed at.
 pub(crate) fn build(source: Source, spec: &GroupSpec, name: String) -> Option<Built> {
+    build_as(source, spec, name, &Form::plain(&spec.space))
+}
+
+/// As [`build`], with the loops of a form.
+pub(crate) fn build_as(source: Source, spec: &GroupSpec, name: String, form: &Form) -> Option<Built> {
     let mut emitter = Emitter::new(source, name);
     let kept = spec.space.kept();
-    let last = spec.space.shape.len().wrapping_sub(1);
-    let lanes_outside = !spec.space.reduced.contains(&last);
     let mut at = vec![Index::default(); spec.space.shape.len()];
     for (position, dim) in kept.iter().enumerate() {
-        let extent = spec.space.shape[*dim];
-        let vector = lanes_outside && position + 1 == kept.len() && extent > 1;
+        let (size, step) = (spec.space.shape[*dim], form.steps[*dim]);
+        let extent = size.div_ceil(step);
+        let vector = form.across && position + 1 == kept.len() && extent > 1;
         let var = emitter.builder.range(extent, if vector { LANES } else { 1 });
         emitter.declare(var, extent);
-        at[*dim] = Index::var(var);
+        at[*dim] = Index::default().plus(var, step as i64);
     }
-    let outer: Vec<Index> = kept.iter().map(|dim| at[*dim].clone()).collect();
-    let mut builder =
-        GroupBuilder { source, spec, emitter, at, outer, writes: BTreeMap::new(), lanes_outside };
-    builder.run();
+    let mut builder = GroupBuilder {
+        source,
+        spec,
+        form,
+        emitter,
+        at: Vec::new(),
+        outer: Vec::new(),
+        identities: Vec::new(),
+        writes: BTreeMap::new(),
+        stores: Vec::new(),
+    };
+    for shift in shifts(&form.steps) {
+        builder.at = at.iter().zip(&shift).map(|(index, by)| index.clone().offset(*by as i64)).collect();
+        builder.outer = kept.iter().map(|dim| builder.at[*dim].clone()).collect();
+        // The last position of a range may be beyond the dim where its size is no multiple of the step.
+        let beyond = |dim: &&usize| {
+            let (size, step) = (spec.space.shape[**dim], form.steps[**dim]);
+            size % step > 0 && shift[**dim] >= size % step
+        };
+        let partial: Vec<(Index, usize)> = kept
+            .iter()
+            .filter(beyond)
+            .map(|dim| (builder.at[*dim].clone(), spec.space.shape[*dim]))
+            .collect();
+        let guard = builder.emitter.restrict(&partial);
+        builder.run(guard);
+    }
+    builder.flush();
     if builder.emitter.conflict {
         return None;
     }
@@ -133,20 +182,38 @@ pub(crate) fn build(source: Source, spec: &GroupSpec, name: String) -> Option<Bu
     Some(Built { kernel, buffers, in_place })
 }
 
+/// All ways to go less than a step along each dim, the last dim first.
+fn shifts(steps: &[usize]) -> Vec<Vec<usize>> {
+    let mut shifts = vec![vec![]];
+    for step in steps {
+        let longer = |shift: &Vec<usize>| {
+            let shift = shift.clone();
+            (0..*step).map(move |by| [&shift[..], &[by]].concat())
+        };
+        shifts = shifts.iter().flat_map(longer).collect();
+    }
+    shifts
+}
+
 struct GroupBuilder<'a> {
     source: Source<'a>,
     spec: &'a GroupSpec,
+    form: &'a Form,
     emitter: Emitter<'a>,
     /// Coordinates in the full space; those of reduced dims are set inside their loops.
     at: Vec<Index>,
     /// Coordinates in the kept dims.
     outer: Vec<Index>,
+    /// What the reductions of the open stage start from.
+    identities: Vec<ValueId>,
     writes: BTreeMap<NodeId, thalweg_kernel::BufferId>,
-    lanes_outside: bool,
+    /// Stores of the body that are due at its end.
+    stores: Vec<(NodeId, Index, ValueId, Option<ValueId>)>,
 }
 
 impl GroupBuilder<'_> {
-    fn run(&mut self) {
+    /// Computes the group at the coordinates that are set. Stores hold where the guard does.
+    fn run(&mut self, guard: Option<ValueId>) {
         let graph = self.source.graph;
         let full: Vec<NodeId> = self.spec.roots.iter().copied().filter(|id| self.is_full(*id)).collect();
         let reductions: Vec<NodeId> =
@@ -161,7 +228,7 @@ impl GroupBuilder<'_> {
         for now in 0..stages {
             let combine: Vec<NodeId> = reductions.iter().copied().filter(|id| stage[id] == now).collect();
             let store: Vec<NodeId> = full.iter().copied().filter(|id| stage[id] == now).collect();
-            self.stage(&combine, &store);
+            self.stage(&combine, &store, guard);
         }
         let mut stores = Vec::new();
         for id in self.spec.roots.iter().filter(|id| !full.contains(id)) {
@@ -170,7 +237,7 @@ impl GroupBuilder<'_> {
             self.define(*id, value);
             stores.push((*id, outer, value));
         }
-        self.store_all(stores);
+        self.store_all(stores, guard);
     }
 
     /// Whether a node has the full shape of a space of which dims are reduced. Without reduced dims, nodes of the space's
@@ -202,7 +269,7 @@ impl GroupBuilder<'_> {
     }
 
     /// One nest of loops over the reduced dims, which combines some reductions and stores some full values.
-    fn stage(&mut self, combine: &[NodeId], store: &[NodeId]) {
+    fn stage(&mut self, combine: &[NodeId], store: &[NodeId], guard: Option<ValueId>) {
         if combine.is_empty() && store.is_empty() {
             return;
         }
@@ -216,7 +283,8 @@ impl GroupBuilder<'_> {
             })
             .collect();
         let dims = self.spec.space.reduced.clone();
-        let results = self.nest(&dims, combine, &functions, store, inits);
+        self.identities = inits.clone();
+        let results = self.nest(&dims, combine, &functions, store, inits, guard);
         for (id, value) in combine.iter().zip(results) {
             let dtype = self.source.graph.ty(*id).dtype;
             let value = self.emitter.round(dtype, value);
@@ -231,21 +299,33 @@ impl GroupBuilder<'_> {
         functions: &[(PointwiseFn, DType)],
         store: &[NodeId],
         carried: Vec<ValueId>,
+        guard: Option<ValueId>,
     ) -> Vec<ValueId> {
         let Some((dim, rest)) = dims.split_first() else {
             let mut next = Vec::new();
             for ((id, (function, _)), sum) in combine.iter().zip(functions).zip(&carried) {
-                let term = self.term(*id);
-                next.push(self.emitter.builder.apply(*function, &[*sum, term]));
+                next.push(match self.term(*id) {
+                    None => *sum,
+                    // What is combined first needs nothing to be combined with.
+                    Some(term) if self.form.written_out && self.identities.contains(sum) => term,
+                    Some(term) => self.emitter.builder.apply(*function, &[*sum, term]),
+                });
             }
             let at = self.at.clone();
             let values: Vec<_> =
                 store.iter().map(|id| (*id, at.clone(), self.emitter.emit(*id, &at))).collect();
-            self.store_all(values);
+            self.store_all(values, guard);
             return next;
         };
         let extent = self.spec.space.shape[*dim];
-        let lanes = if rest.is_empty() && !self.lanes_outside && extent > 1 { LANES } else { 1 };
+        if self.form.written_out {
+            return (0..extent).fold(carried, |carried, position| {
+                self.at[*dim] = Index::constant(position as i64);
+                self.full_coordinates();
+                self.nest(rest, combine, functions, store, carried, guard)
+            });
+        }
+        let lanes = if rest.is_empty() && !self.form.across && extent > 1 { LANES } else { 1 };
         let carries: Vec<Carry> = carried
             .iter()
             .zip(functions)
@@ -259,7 +339,7 @@ impl GroupBuilder<'_> {
             self.emitter.enter();
             self.at[*dim] = Index::var(var);
             self.full_coordinates();
-            let next = self.nest(rest, combine, functions, store, phis.to_vec());
+            let next = self.nest(rest, combine, functions, store, phis.to_vec(), guard);
             self.emitter.leave();
             std::mem::swap(&mut self.emitter.builder, kernel);
             next
@@ -298,27 +378,45 @@ impl GroupBuilder<'_> {
         (function, compute_dtype(dtype))
     }
 
-    /// What a reduction combines at the open coordinates.
-    fn term(&mut self, id: NodeId) -> ValueId {
+    /// What a reduction combines at the open coordinates; absent where that changes nothing.
+    fn term(&mut self, id: NodeId) -> Option<ValueId> {
         let node = self.source.graph.node(id);
         let at = self.at.clone();
         if let Op::Fold(op) = &node.op {
             let (position, window) = at.split_at(at.len() - op.windows.len());
             return self.emitter.fold_term(id, position, window);
         }
-        self.emitter.emit(node.operands[0], &at)
+        Some(self.emitter.emit(node.operands[0], &at))
     }
 
-    /// Stores values, all computed before the first is written, so that a kernel may work in place.
-    fn store_all(&mut self, values: Vec<(NodeId, Vec<Index>, ValueId)>) {
+    /// Stores values, all computed before the first is written, so that a kernel may work in place. In a form without inner
+    /// loops, those of all shifts are stored at the end, next to each other.
+    fn store_all(&mut self, values: Vec<(NodeId, Vec<Index>, ValueId)>, guard: Option<ValueId>) {
         for (id, at, value) in values {
             if self.spec.stored.contains(&id) && !self.emitter.conflict {
-                let ty = self.source.graph.ty(id);
-                let (dtype, elements) = (ty.dtype, ty.elements().size());
-                let buffer = self.emitter.builder.buffer(dtype, elements, Access::Write);
-                self.writes.insert(id, buffer);
-                let linear = dense(&at, &ty.sizes());
-                self.emitter.builder.store(buffer, linear, value);
+                let linear = dense(&at, &self.source.sizes(id));
+                self.stores.push((id, linear, value, guard));
+            }
+        }
+        if !self.form.written_out {
+            self.flush();
+        }
+    }
+
+    /// Writes the stores that are due, those of each node in the order in which they came.
+    fn flush(&mut self) {
+        let mut stores = std::mem::take(&mut self.stores);
+        stores.sort_by_key(|(id, ..)| *id);
+        for (id, linear, value, guard) in stores {
+            let ty = self.source.graph.ty(id);
+            let builder = &mut self.emitter.builder;
+            let buffer = *self
+                .writes
+                .entry(id)
+                .or_insert_with(|| builder.buffer(ty.dtype, ty.elements().size(), Access::Write));
+            match guard {
+                Some(guard) => builder.store_guarded(buffer, linear, value, guard),
+                None => builder.store(buffer, linear, value),
             }
         }
     }

@@ -44,6 +44,17 @@ pub(crate) struct Member {
 
 type Key = (NodeId, Vec<Index>, Option<ValueId>);
 
+/// Where a position that an op maps to lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Inside {
+    /// Within its dim wherever the loops are.
+    Always,
+    /// Within where the value holds.
+    Where(ValueId),
+    /// Never within.
+    Never,
+}
+
 /// Writes expressions into a kernel.
 pub(crate) struct Emitter<'a> {
     source: Source<'a>,
@@ -75,6 +86,21 @@ impl<'a> Emitter<'a> {
     /// Tells the extent of a loop variable, from which bounds are known.
     pub fn declare(&mut self, var: VarId, extent: usize) {
         self.extents.insert(var, extent);
+    }
+
+    /// Lets what follows hold only where the positions are below their sizes, and gives the condition; absent where all
+    /// always are. Loads leave the rest alone; stores have to be guarded by it.
+    pub fn restrict(&mut self, positions: &[(Index, usize)]) -> Option<ValueId> {
+        let mut inside = Inside::Always;
+        for (position, size) in positions {
+            self.within(position.clone(), 1, *size, &mut inside);
+        }
+        self.guard = match inside {
+            Inside::Always => None,
+            Inside::Where(condition) => Some(condition),
+            Inside::Never => panic!("the first position of a range is within"),
+        };
+        self.guard
     }
 
     /// Begins a loop body: what is computed in it is not known outside.
@@ -178,7 +204,7 @@ impl<'a> Emitter<'a> {
             Op::Pad(op) => {
                 let from = self.source.sizes(operands[0]);
                 let mut at = at.to_vec();
-                let mut inside = None;
+                let mut inside = Inside::Always;
                 for pad in &op.dims {
                     let shifted = at[pad.dim].clone().offset(-(pad.low.size() as i64));
                     let step = pad.interior + 1;
@@ -190,7 +216,7 @@ impl<'a> Emitter<'a> {
                 let from = self.source.sizes(operands[0]);
                 let (positions, window) = at.split_at(from.len());
                 let mut at = positions.to_vec();
-                let mut inside = None;
+                let mut inside = Inside::Always;
                 for (window, k) in op.windows.iter().zip(window) {
                     let p = self.scale(&at[window.dim].clone(), window.stride as i64);
                     let k = self.scale(k, window.dilation as i64);
@@ -247,21 +273,25 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// The term that a fold adds for position `at` and window entry `window`: zero where no window covers it so.
-    pub fn fold_term(&mut self, id: NodeId, at: &[Index], window: &[Index]) -> ValueId {
+    /// The term that a fold adds for position `at` and window entry `window`: zero where no window covers it so, absent
+    /// where that is so for all positions.
+    pub fn fold_term(&mut self, id: NodeId, at: &[Index], window: &[Index]) -> Option<ValueId> {
         let node = self.source.graph.node(id);
         let Op::Fold(op) = &node.op else { panic!("{id} is no fold") };
         let from = self.source.sizes(node.operands[0]);
         let mut at = at.to_vec();
-        let mut inside = None;
+        let mut inside = Inside::Always;
         for (own, k) in op.windows.iter().zip(window) {
             let k = self.scale(k, -(own.dilation as i64));
             let shifted = self.sum(&at[own.dim].clone().offset(own.low as i64), &k);
             at[own.dim] = self.within(shifted, own.stride, from[own.dim], &mut inside);
         }
+        if inside == Inside::Never {
+            return None;
+        }
         let at = [&at[..], window].concat();
         let zero = Scalar::zero(self.source.graph.ty(id).dtype);
-        self.guarded(inside, node.operands[0], &at, zero)
+        Some(self.guarded(inside, node.operands[0], &at, zero))
     }
 
     /// Rounds or wraps a value of a storage dtype that is kept in a wider register.
@@ -297,15 +327,26 @@ impl<'a> Emitter<'a> {
             .reads
             .entry(id)
             .or_insert_with(|| builder.buffer(ty.dtype, ty.elements().size(), Access::Read));
-        match self.guard {
+        // What is loaded where the guard is off is not used; there is no harm where it can be loaded.
+        let (low, high) = self.bounds(&linear);
+        let anywhere = low >= 0 && high < ty.elements().size() as i64;
+        let builder = &mut self.builder;
+        match self.guard.filter(|_| !anywhere) {
             Some(guard) => builder.load_guarded(buffer, linear, guard, Scalar::zero(compute_dtype(ty.dtype))),
             None => builder.load(buffer, linear),
         }
     }
 
     /// The value of a node where `inside` holds, else `otherwise`.
-    fn guarded(&mut self, inside: Option<ValueId>, id: NodeId, at: &[Index], otherwise: Scalar) -> ValueId {
-        let Some(inside) = inside else { return self.emit(id, at) };
+    fn guarded(&mut self, inside: Inside, id: NodeId, at: &[Index], otherwise: Scalar) -> ValueId {
+        let inside = match inside {
+            Inside::Always => return self.emit(id, at),
+            Inside::Where(condition) => condition,
+            Inside::Never => {
+                let dtype = compute_dtype(self.source.graph.ty(id).dtype);
+                return self.builder.constant(dtype, otherwise);
+            }
+        };
         let outer = self.guard;
         self.guard = Some(match outer {
             Some(outer) => self.builder.apply(PointwiseFn::And, &[outer, inside]),
@@ -318,34 +359,60 @@ impl<'a> Emitter<'a> {
         self.builder.apply(PointwiseFn::Select, &[inside, value, otherwise])
     }
 
-    /// The position `shifted / step`, and in `inside` the condition that it is one of `size` positions.
-    fn within(&mut self, shifted: Index, step: usize, size: usize, inside: &mut Option<ValueId>) -> Index {
+    /// The position `shifted / step`; adds to `inside` the condition that it is one of `size` positions.
+    fn within(&mut self, shifted: Index, step: usize, size: usize, inside: &mut Inside) -> Index {
         let mut conditions = Vec::new();
         let mut position = shifted;
-        let (low, _) = self.bounds(&position);
-        if low < 0 {
-            let (value, zero) = (self.value(&position), self.builder.i32(0));
-            conditions.push(self.builder.apply(PointwiseFn::Ge, &[value, zero]));
+        let (low, high) = self.bounds(&position);
+        let mut never = high < 0;
+        if low < 0 && !never {
+            conditions.push(self.compare(PointwiseFn::Ge, &position, 0));
         }
         if step > 1 {
             // Truncation and floor agree where the position is not negative; elsewhere the guard is false anyway.
             let (quotient, remainder) = self.divide(position, step as i64);
-            let (value, zero) = (self.value(&remainder), self.builder.i32(0));
-            conditions.push(self.builder.apply(PointwiseFn::Eq, &[value, zero]));
+            match self.bounds(&remainder) {
+                (0, 0) => {}
+                (low, _) if low > 0 => never = true,
+                (_, _) => conditions.push(self.compare(PointwiseFn::Eq, &remainder, 0)),
+            }
             position = quotient;
         }
-        let (_, high) = self.bounds(&position);
-        if high >= size as i64 {
-            let (value, limit) = (self.value(&position), self.builder.i32(size as i32));
-            conditions.push(self.builder.apply(PointwiseFn::Lt, &[value, limit]));
+        let (low, high) = self.bounds(&position);
+        never |= low >= size as i64;
+        if high >= size as i64 && !never {
+            conditions.push(self.compare(PointwiseFn::Lt, &position, size as i64));
+        }
+        if never {
+            *inside = Inside::Never;
         }
         for condition in conditions {
-            *inside = Some(match *inside {
-                Some(other) => self.builder.apply(PointwiseFn::And, &[other, condition]),
-                None => condition,
-            });
+            *inside = match *inside {
+                Inside::Always => Inside::Where(condition),
+                Inside::Where(other) => {
+                    Inside::Where(self.builder.apply(PointwiseFn::And, &[other, condition]))
+                }
+                Inside::Never => Inside::Never,
+            };
         }
         position
+    }
+
+    /// Compares a position with a number. A position of one loop is compared as the loop's own variable, so that positions
+    /// along it, which differ by steps and shifts, share what compares them.
+    fn compare(&mut self, function: PointwiseFn, index: &Index, bound: i64) -> ValueId {
+        let mut bound = bound - index.constant;
+        let mut index = Index { constant: 0, ..index.clone() };
+        if let ([(var, factor)], None) = (&index.terms[..], index.dynamic)
+            && *factor > 1
+            && function != PointwiseFn::Eq
+        {
+            // `factor * i >= bound` and `factor * i < bound` both divide to the next whole number above.
+            bound = -(-bound).div_euclid(*factor);
+            index = Index::var(*var);
+        }
+        let (value, bound) = (self.value(&index), self.builder.i32(bound as i32));
+        self.builder.apply(function, &[value, bound])
     }
 
     /// A computed position, clamped into `0..=last`.

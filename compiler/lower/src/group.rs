@@ -10,10 +10,7 @@
 //! the same dims with what is made of them, and pointwise work with the product or convolution that it follows.
 
 use crate::build::{self, Built, GroupSpec, Space, is_reduction};
-use crate::coalesce::coalesce;
 use crate::emit::Source;
-use crate::remember::remember;
-use crate::tile::tile;
 use petgraph::algo::has_path_connecting;
 use petgraph::graphmap::DiGraphMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -517,10 +514,7 @@ fn finish(
             }
             None => {
                 let name = kernel_name(graph, &spec);
-                let mut built = build::build(source, &spec, name).expect("it was built before");
-                coalesce(&mut built.kernel, &[]);
-                tile(&mut built.kernel);
-                remember(&mut built.kernel);
+                let built = crate::form::build(source, &spec, name);
                 Unit::Kernel(spec, Box::new(built))
             }
         }));

@@ -2,7 +2,7 @@
 //!
 //! Assumes one program's graph without symbols, valid and pruned, in which communication is already an op. Guarantees a
 //! plan that computes what the graph means, whose every buffer has a fixed place. The way is: `prepare` for lowering's own
-//! rewrites, `group` for what lies in memory and what shares a kernel, `build` and `emit` for the kernels, `memory` for
+//! rewrites, `group` for what lies in memory and what shares a kernel, `form`, `build` and `emit` for the kernels, `memory` for
 //! the arena, `assemble` for the steps.
 //!
 //! This crate never makes code and never sees a device; it must not know what a kernel costs beyond rough counts.
@@ -14,12 +14,14 @@ mod build;
 mod coalesce;
 mod control;
 mod emit;
+mod form;
 mod group;
 mod in_place;
 mod memory;
 mod prepare;
 mod remember;
 mod routine;
+mod share;
 mod tile;
 mod view;
 

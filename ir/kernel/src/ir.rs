@@ -244,8 +244,8 @@ pub struct Carried {
     pub combine: Option<PointwiseFn>,
 }
 
-/// What a value is.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// What a value is. Expressions have an order, so that equal ones can be found.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Expr {
     /// A constant of a compute dtype.
     Constant(DType, Scalar),

@@ -192,18 +192,27 @@ impl<'a> Emitter<'a> {
     }
 
     pub(crate) fn items(&mut self, items: &[Item<'a>]) -> Result<(), Refusal> {
-        for item in items {
+        let mut rest = items;
+        while let Some((item, after)) = rest.split_first() {
             match item {
                 Item::Let(value, expr) => {
                     let computed = self.expr(*value, expr)?;
                     self.define(*value, computed);
                 }
-                Item::Store(stmt) => self.store(stmt)?,
+                Item::Store(stmt) => {
+                    if let Some(count) = self.interleaved(rest) {
+                        self.store_interleaved(&rest[..count])?;
+                        rest = &rest[count..];
+                        continue;
+                    }
+                    self.store(stmt)?;
+                }
                 Item::Loop(nest) => match nest.bounds {
                     Bounds::Range(dim) => self.range(nest, dim)?,
                     Bounds::Known(extent) => self.inner(nest, extent)?,
                 },
             }
+            rest = after;
         }
         Ok(())
     }

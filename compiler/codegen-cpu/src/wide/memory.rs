@@ -40,7 +40,7 @@ impl Emitter<'_> {
     }
 
     /// The lanes of a group that a guard and the end of the loop leave on; absent where all are.
-    fn mask(&mut self, guard: Option<&Value>, group: usize) -> Option<VReg> {
+    pub(crate) fn mask(&mut self, guard: Option<&Value>, group: usize) -> Option<VReg> {
         let vector = self.vector.expect("groups are those of a vector loop");
         let tail = vector.tail.filter(|_| group + 1 == vector.groups);
         let guard = guard.map(|guard| match guard {
@@ -78,7 +78,8 @@ impl Emitter<'_> {
         let mut registers = Registers::new();
         // One element for the lanes that a guard leaves on: a masked broadcast, where there is one for the lanes' width.
         let same = step == 0 && self.wide() && parts(compute_dtype(dtype)) == 1;
-        if dynamic_varies || step != 1 && !same {
+        let steps = !dynamic_varies && self.steps(dtype, step);
+        if (dynamic_varies || step != 1 && !same) && !steps {
             let (mem, positions) = self.positions(place, index, step, dynamic_varies)?;
             for group in 0..vector.groups {
                 let mask = self.mask(guard.as_ref(), group);
@@ -91,6 +92,10 @@ impl Emitter<'_> {
             let mask = self.mask(guard.as_ref(), group);
             let loaded = match step {
                 0 => self.load_same(dtype, mem, mask),
+                _ if steps => {
+                    let bytes = step as usize * group * self.level.lanes() * dtype.size_bytes();
+                    smallvec![self.load_stepping(mem.plus(bytes as i32), step as usize, mask)]
+                }
                 _ => {
                     let bytes = group * self.level.lanes() * dtype.size_bytes();
                     self.load_contiguous(dtype, mem.plus(bytes as i32), mask)

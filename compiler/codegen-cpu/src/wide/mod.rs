@@ -19,6 +19,7 @@ mod memory;
 mod nest;
 mod ops;
 mod pointwise;
+mod strided;
 
 use crate::target::Target;
 use thalweg_base::{DType, PointwiseFn};

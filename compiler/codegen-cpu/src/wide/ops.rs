@@ -52,7 +52,7 @@ pub(crate) enum V {
 
 impl V {
     /// The encodings for 512 and 256 bits; the second may be missing.
-    fn codes(self) -> (Code, Code) {
+    pub(crate) fn codes(self) -> (Code, Code) {
         match self {
             V::AddPs => (Code::EVEX_Vaddps_zmm_k1z_zmm_zmmm512b32_er, Code::VEX_Vaddps_ymm_ymm_ymmm256),
             V::SubPs => (Code::EVEX_Vsubps_zmm_k1z_zmm_zmmm512b32_er, Code::VEX_Vsubps_ymm_ymm_ymmm256),

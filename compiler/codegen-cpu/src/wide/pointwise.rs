@@ -258,6 +258,15 @@ impl Emitter<'_> {
         }
         // The second operand is checked: in a reduction it is the new one, which no earlier round is waited for.
         let (checked, other) = (self.reg(b), a);
+        if self.wide() {
+            let number = self.compare_floats(Order::Ordered, double, checked, Src::Reg(checked));
+            let (wide, narrow) = op.codes();
+            let (code, full, def) = (self.code(wide, narrow), self.full(), self.vector());
+            let other = self.arg(other);
+            let args = smallvec![Arg::Tied(full, def, checked), Arg::Use(full, checked), other];
+            self.push_masked(code, args, number, false);
+            return def;
+        }
         let chosen = self.apply(op, checked, other);
         let nan = self.compare_floats(Order::Unordered, double, checked, Src::Reg(checked));
         self.blend(nan, double, Src::Reg(checked), Src::Reg(chosen))

@@ -5,3 +5,4 @@ mod emitters;
 mod functions;
 mod harness;
 mod random_kernels;
+mod strided;

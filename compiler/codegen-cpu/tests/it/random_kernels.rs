@@ -32,7 +32,7 @@ fn recipe() -> impl Strategy<Value = Recipe> {
     let shape = (1..4usize, 1..90usize, prop::sample::select(vec![1u32, 2, 4, 8, 16, 64]));
     let dtypes = (dtype(), dtype(), dtype());
     let steps = prop::collection::vec((0..1000usize, 0..1000usize, 0..1000usize), 1..12);
-    let rest = (0..6usize, 1..37usize, any::<bool>(), any::<(bool, bool)>(), 1..4i64, any::<u64>());
+    let rest = (0..6usize, 1..37usize, any::<bool>(), any::<(bool, bool)>(), 1..6i64, any::<u64>());
     (shape, dtypes, steps, rest).prop_map(
         |(
             (outer, inner, lanes),
