@@ -7,15 +7,18 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::grid::{FillRows, Grid};
+use super::grid::{Filler, Grid};
+use super::reorder::Reorder;
 use super::rows::{Rows, Run, row_kernels};
+use super::spread::{Around, Spread};
 use super::with_float;
 use crate::blocked::{ALIGN, Operand, Shared, aligned, lines, parallel, pick};
-use crate::element::{DType, Storage};
+use crate::element::DType;
 use crate::epilogue::{self, Epilogue};
-use crate::isa::{Isa, Work};
+use crate::isa::Isa;
 use crate::offsets::Offsets;
 use crate::pool::ThreadPool;
+use crate::tile::prefetch_l2;
 
 /// Where the weights of a matrix lie, in elements from the start of w.
 #[derive(Clone, Debug)]
@@ -28,6 +31,14 @@ pub(super) struct Weights {
     pub taps: Box<[usize]>,
 }
 
+impl Weights {
+    /// Whether all weights of one result channel lie side by side, rather than those of a source channel: they are packed in
+    /// the order in which they lie.
+    pub(super) fn lie_by_result(&self) -> bool {
+        self.row > self.channel
+    }
+}
+
 /// Where the planes of the result lie, in elements from its start.
 #[derive(Clone, Debug)]
 pub(super) struct Planes {
@@ -36,6 +47,8 @@ pub(super) struct Planes {
     pub channels: usize,
     pub channel: usize,
     pub positions: Offsets,
+    /// What lies around the positions and is zero.
+    pub around: Option<Around>,
 }
 
 /// What [`Direct::new`] needs to know; the source of position p under a tap is at `p * step + tap`.
@@ -79,14 +92,14 @@ pub(super) struct Direct {
     /// Images (batch elements and groups) whose grids exist at the same time.
     at_once: usize,
     workers: usize,
+    /// Whether its positions are all of the result, in its order.
+    covers: bool,
 }
 
 /// Multiplications worth another thread: some ten microseconds.
 pub(super) const THREAD_WORTH: usize = 400_000;
 /// Bytes of the grids that exist at the same time, unless one is larger: they stay in the last-level cache.
 const GRIDS_BYTES: usize = 8 << 20;
-/// Rows of a grid that are filled as one task.
-const FILL_ROWS: usize = 8;
 
 impl Direct {
     pub(super) fn new(parts: Parts) -> Direct {
@@ -129,6 +142,7 @@ impl Direct {
         let images = batch * groups;
         let at_once = (GRIDS_BYTES / (4 * grid.elements()).max(1)).clamp(1, images.max(1));
         let k = channels * taps.len();
+        let covers = planes.around.is_none() && planes.channel == places.len();
         let work = images * places.len() * k * planes.channels;
         let workers = threads.min(work / THREAD_WORTH).max(1);
         // Large enough for an epilogue, small enough that the threads end together.
@@ -153,6 +167,7 @@ impl Direct {
             lanes: kernels.lanes,
             at_once,
             workers,
+            covers,
         }
     }
 
@@ -191,6 +206,11 @@ impl Direct {
         lines(positions * self.width * 4)
     }
 
+    /// Whether its positions are all of the result.
+    pub(super) fn covers(&self) -> bool {
+        self.covers
+    }
+
     fn grid_bytes(&self) -> usize {
         lines(self.grid.elements() * 4)
     }
@@ -205,27 +225,52 @@ impl Direct {
     /// `from` is w, `to` has `packed_bytes` bytes.
     pub(super) unsafe fn pack(&self, pool: &ThreadPool, from: *const u8, to: *mut u8) {
         let (from, to, next) = (Operand::Plain(from), Shared(to), AtomicUsize::new(0));
+        let (chunks, blocks) = (self.chunks(), self.grid.blocks());
+        let pieces = if self.weights.lie_by_result() { chunks } else { blocks };
         parallel(pool, self.workers, &|_| {
             let (Operand::Plain(from) | Operand::Packed(from)) = pick(&from);
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= self.groups * self.chunks() {
+                if index >= self.groups * pieces {
                     break;
                 }
-                // SAFETY: passed on to the caller; chunks are disjoint.
-                unsafe { self.pack_chunk(from, to.get(), index) };
+                let (group, piece) = (index / pieces, index % pieces);
+                // SAFETY: passed on to the caller; pieces are disjoint.
+                unsafe {
+                    if self.weights.lie_by_result() {
+                        self.pack_chunk(from, to.get(), group, piece, 0..blocks);
+                    } else {
+                        for chunk in 0..chunks {
+                            self.pack_chunk(from, to.get(), group, chunk, piece..piece + 1);
+                        }
+                    }
+                }
             }
         });
     }
 
-    unsafe fn pack_chunk(&self, from: *const u8, to: *mut u8, index: usize) {
-        let (group, chunk) = (index / self.chunks(), index % self.chunks());
+    /// Packs the weights between some blocks of source channels and one chunk of result channels.
+    unsafe fn pack_chunk(
+        &self,
+        from: *const u8,
+        to: *mut u8,
+        group: usize,
+        chunk: usize,
+        blocks: std::ops::Range<usize>,
+    ) {
+        let Direct { grid, weights, .. } = self;
+        let (first, columns) = (chunk * self.width, self.columns(chunk));
+        let rows = columns.min(self.planes.channels - first);
+        let start = blocks.start * grid.block;
+        let channels = ((blocks.end * grid.block).min(grid.channels) - start, grid.block);
         // SAFETY: passed on to the caller; the chunk lies within the group's packed weights.
         unsafe {
-            let to = to.add(group * self.group_bytes()).cast::<f32>().add(chunk * self.width * self.k);
+            let to = to.add(group * self.group_bytes()).cast::<f32>();
+            let to = to.add(first * self.k + start * weights.taps.len() * columns);
             with_float!(self.dtype, S => {
-                let from = from.cast::<S>().add(group * self.weights.group);
-                self.isa.call(PackChunk { direct: self, from, to, chunk });
+                let from = from.cast::<S>().add(group * weights.group + first * weights.row);
+                let from = from.add(start * weights.channel);
+                self.isa.call(Reorder { from, weights, channels, rows, columns, to });
             });
         }
     }
@@ -260,45 +305,11 @@ impl Direct {
             let images = first..(first + self.at_once).min(images);
             // SAFETY: passed on to the caller.
             unsafe {
-                self.fill(pool, source, images.clone(), workspace);
+                let filler = Filler { isa: self.isa, dtype: self.dtype, pool, workers: self.workers };
+                filler.fill(&self.grid, source, images.clone(), (workspace, self.grid_bytes()));
                 self.multiply(pool, weights, images, c, workspace, epilogue);
             }
         }
-    }
-
-    /// Copies some images to their grids.
-    unsafe fn fill(
-        &self,
-        pool: &ThreadPool,
-        source: Operand,
-        images: std::ops::Range<usize>,
-        workspace: *mut u8,
-    ) {
-        let grid = &self.grid;
-        let rows = grid.extent[0] * grid.extent[1];
-        let strips = rows.div_ceil(FILL_ROWS);
-        let tasks = images.len() * grid.blocks() * strips;
-        let image = grid.channels * grid.source.iter().product::<usize>();
-        let (grids, next) = (Shared(workspace), AtomicUsize::new(0));
-        parallel(pool, self.workers, &|_| {
-            let (Operand::Plain(source) | Operand::Packed(source)) = pick(&source);
-            loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
-                    break;
-                }
-                let (rest, strip) = (task / strips, task % strips);
-                let (index, block) = (rest / grid.blocks(), rest % grid.blocks());
-                let rows = (strip * FILL_ROWS, ((strip + 1) * FILL_ROWS).min(rows));
-                // SAFETY: passed on to the caller; strips of rows are disjoint.
-                with_float!(self.dtype, S => unsafe {
-                    let from = source.cast::<S>().add((images.start + index) * image);
-                    let to = grids.get().add(index * self.grid_bytes()).cast::<f32>();
-                    let to = to.add(block * grid.block_elements() + rows.0 * grid.extent[2] * grid.block);
-                    self.isa.call(FillRows { grid, from, to, block, rows });
-                });
-            }
-        });
     }
 
     /// Computes the result of the images whose grids are there.
@@ -348,7 +359,9 @@ impl Direct {
         let (kernels, columns) = (row_kernels(self.isa), self.columns(chunk));
         let (low, high) = self.band(band);
         let n = (self.position(low), self.position(high));
+        let first = self.planes.channel * chunk * self.width + image * self.planes.image;
         for tile in low..high {
+            self.prefetch_result(c, first, columns, self.position(tile));
             let (start, end) = (self.position(tile), self.position(tile + 1));
             let mut rows = [std::ptr::null::<f32>(); 16];
             for (row, place) in rows.iter_mut().zip(&self.places[start..end]) {
@@ -365,97 +378,27 @@ impl Direct {
         unsafe {
             with_float!(self.dtype, S => {
                 let to = c.cast::<S>().add(image * self.planes.image + m.0 * self.planes.channel);
-                let (channel, positions) = (self.planes.channel, &self.planes.positions);
-                self.isa.call(Spread { from: sums, step: columns, to, channels: m.1 - m.0, channel, positions, n });
+                let Planes { channel, positions, around, .. } = &self.planes;
+                let (channels, channel, step) = (m.1 - m.0, *channel, columns);
+                if let Some(around) = around {
+                    self.isa.call(around.zeros(to, channels, channel, n));
+                }
+                self.isa.call(Spread { from: sums, step, to, channels, channel, positions, n });
             });
             epilogue::call(epilogue, image, m, n);
         }
     }
-}
 
-/// Packs the weights of one chunk of result channels.
-struct PackChunk<'a, S> {
-    direct: &'a Direct,
-    from: *const S,
-    to: *mut f32,
-    chunk: usize,
-}
-
-impl<S: Storage<Compute = f32>> Work for PackChunk<'_, S> {
-    /// # Safety
-    /// `from` is the group's w, `to` has room for the chunk.
+    /// Asks for the lines of the result in which a tile begins, one for each of `channels` planes from element `first` on: they
+    /// arrive while the tile is computed.
     #[inline(always)]
-    unsafe fn go(self) {
-        let Direct { grid, weights, width, .. } = self.direct;
-        let columns = self.direct.columns(self.chunk);
-        let first = self.chunk * width;
-        let rows = columns.min(self.direct.planes.channels - first);
-        let mut to = self.to;
-        // SAFETY: passed on to the caller.
-        unsafe {
-            for block in 0..grid.blocks() {
-                let channels = block * grid.block..((block + 1) * grid.block).min(grid.channels);
-                for tap in &weights.taps {
-                    for channel in channels.clone() {
-                        let from = self.from.add(first * weights.row + channel * weights.channel + tap);
-                        for row in 0..rows {
-                            *to.add(row) = (*from.add(row * weights.row)).widen();
-                        }
-                        for row in rows..columns {
-                            *to.add(row) = 0.0;
-                        }
-                        to = to.add(columns);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Moves finished tiles, with the channels of each position side by side, to the planes of the result.
-pub(super) struct Spread<'a, S> {
-    pub from: *const f32,
-    pub step: usize,
-    /// The first channel's plane, the number of channels, and the distance between their planes.
-    pub to: *mut S,
-    pub channels: usize,
-    pub channel: usize,
-    pub positions: &'a Offsets,
-    pub n: (usize, usize),
-}
-
-impl<S: Storage<Compute = f32>> Work for Spread<'_, S> {
-    /// # Safety
-    /// `from` has the positions `n` with their channels, `to` is valid at every position of every channel.
-    #[inline(always)]
-    unsafe fn go(self) {
-        let mut p = self.n.0;
-        while p < self.n.1 {
-            let run = self.positions.even_from(p, self.n.1 - p);
-            let from = self.from.wrapping_add((p - self.n.0) * self.step);
-            let to = self.to.wrapping_offset(self.positions.at(p));
-            let fours = if S::SAME && self.positions.inner == 1 { 4 } else { usize::MAX };
-            let (channels, length) = match fours {
-                4 => (self.channels / 4 * 4, run / 4 * 4),
-                _ => (0, 0),
-            };
-            // SAFETY: passed on to the caller; where four by four are moved, an element is an f32.
-            unsafe {
-                for c in (0..channels).step_by(4) {
-                    for x in (0..length).step_by(4) {
-                        let rows = std::array::from_fn(|i| from.add((x + i) * self.step + c));
-                        f32::transpose4(rows, to.add(c * self.channel + x).cast(), self.channel);
-                    }
-                }
-                for c in 0..self.channels {
-                    let done = if c < channels { length } else { 0 };
-                    for x in done..run {
-                        let at = (c * self.channel) as isize + x as isize * self.positions.inner;
-                        *to.offset(at) = S::narrow(*from.add(x * self.step + c));
-                    }
-                }
-            }
-            p += run;
+    fn prefetch_result(&self, c: *mut u8, first: usize, channels: usize, position: usize) {
+        let bytes = self.dtype.bytes();
+        let at = c
+            .wrapping_add(first * bytes)
+            .wrapping_offset(self.planes.positions.at(position) * bytes as isize);
+        for channel in 0..channels {
+            prefetch_l2(at.wrapping_add(channel * self.planes.channel * bytes));
         }
     }
 }

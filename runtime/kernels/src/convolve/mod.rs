@@ -12,7 +12,9 @@ mod gather;
 mod grid;
 mod padded;
 mod products;
+mod reorder;
 mod rows;
+mod spread;
 mod weights;
 mod winograd;
 
@@ -469,7 +471,7 @@ impl PreparedConvolution {
                     self.epilogue_afterwards(pool, epilogue);
                 }
                 Form::Direct(parts) => {
-                    let (whole, mut left) = (parts.len() == 1, left);
+                    let (whole, mut left) = (parts.iter().all(|part| part.1.covers()), left);
                     for (start, direct) in parts {
                         let c = c.offset(*start * self.element as isize);
                         direct.run(pool, left, right, c, workspace, epilogue.filter(|_| whole));

@@ -2,6 +2,7 @@
 
 use super::direct::{self, Planes, Weights};
 use super::gather::{Place, Side};
+use super::spread::Around;
 use super::{Convolution, Direction, Gather, Padded, Window, winograd};
 use crate::blocked::{Parts, Product, Right};
 use crate::contract::{Axis, Contraction};
@@ -168,6 +169,7 @@ impl Convolution {
                 channels: co,
                 channel: y_size,
                 positions: Offsets::even(y_size, 1),
+                around: None,
             },
         }
     }
@@ -177,8 +179,19 @@ impl Convolution {
         let (x_size, _, taps) = self.sizes();
         let (ci, co) = (self.in_channels, self.out_channels);
         let x_strides = strides(window.input);
+        let mut phases = self.phases(window);
+        // Where but the first remainder meets a tap, its part writes the zeros around it too.
+        let alone = phases.iter().all(|phase| phase.met.is_empty() != (phase.start == 0));
+        if alone {
+            phases.retain(|phase| phase.start == 0);
+        }
         let part = |phase: Phase| {
             let spaced = |axis: usize| (phase.extent[axis], x_strides[axis] * window.stride[axis] as isize);
+            let around = alone.then(|| Around {
+                plane: window.input,
+                positions: phase.extent,
+                step: window.stride.map(|stride| stride as usize),
+            });
             let parts = direct::Parts {
                 isa,
                 threads,
@@ -201,11 +214,12 @@ impl Convolution {
                     channels: ci,
                     channel: x_size,
                     positions: Offsets::new([spaced(0), spaced(1), spaced(2)]),
+                    around: around.filter(|_| window.stride != [1; 3]),
                 },
             };
             (phase.start, parts)
         };
-        self.phases(window).into_iter().map(part).collect()
+        phases.into_iter().map(part).collect()
     }
 
     /// The parts of the blocked form, and where each begins in the result.

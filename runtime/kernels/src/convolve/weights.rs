@@ -7,11 +7,12 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::direct::{Spread, THREAD_WORTH};
-use super::grid::{FillRows, Grid};
+use super::direct::THREAD_WORTH;
+use super::grid::{Filler, Grid};
 use super::rows::{Rows, Run, row_kernels};
+use super::spread::Spread;
 use super::{Convolution, Window, with_float};
-use crate::blocked::{ALIGN, Operand, Shared, aligned, lines, parallel, pick};
+use crate::blocked::{ALIGN, Operand, Shared, aligned, lines, parallel};
 use crate::element::DType;
 use crate::epilogue::{self, Epilogue};
 use crate::isa::Isa;
@@ -45,8 +46,6 @@ pub(super) struct WeightGradient {
 
 /// Bytes of the grids that exist at the same time, unless those of one batch element are larger.
 const GRIDS_BYTES: usize = 16 << 20;
-/// Rows of a grid that are filled as one task.
-const FILL_ROWS: usize = 8;
 
 impl WeightGradient {
     pub(super) fn new(
@@ -148,8 +147,9 @@ impl WeightGradient {
             // SAFETY: passed on to the caller; the grids lie within the workspace.
             unsafe {
                 let y_grids = grids.add(self.at_once * self.groups * x_bytes);
-                self.fill(pool, &self.x, x, images.clone(), (grids, x_bytes));
-                self.fill(pool, &self.y, y, images, (y_grids, y_bytes));
+                let filler = Filler { isa: self.isa, dtype: self.dtype, pool, workers: self.workers };
+                filler.fill(&self.x, x, images.clone(), (grids, x_bytes));
+                filler.fill(&self.y, y, images, (y_grids, y_bytes));
                 self.multiply(pool, batches.clone(), sums, (grids, y_grids), c, epilogue);
             }
             first = batches.end;
@@ -157,41 +157,6 @@ impl WeightGradient {
                 break;
             }
         }
-    }
-
-    /// Copies some images to their grids, which are `bytes` bytes apart.
-    unsafe fn fill(
-        &self,
-        pool: &ThreadPool,
-        grid: &Grid,
-        source: Operand,
-        images: Range<usize>,
-        (grids, bytes): (*mut u8, usize),
-    ) {
-        let rows = grid.extent[0] * grid.extent[1];
-        let strips = rows.div_ceil(FILL_ROWS);
-        let tasks = images.len() * grid.blocks() * strips;
-        let image = grid.channels * grid.source.iter().product::<usize>();
-        let (grids, next) = (Shared(grids), AtomicUsize::new(0));
-        parallel(pool, self.workers, &|_| {
-            let (Operand::Plain(source) | Operand::Packed(source)) = pick(&source);
-            loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
-                    break;
-                }
-                let (rest, strip) = (task / strips, task % strips);
-                let (index, block) = (rest / grid.blocks(), rest % grid.blocks());
-                let rows = (strip * FILL_ROWS, ((strip + 1) * FILL_ROWS).min(rows));
-                // SAFETY: passed on to the caller; strips of rows are disjoint.
-                with_float!(self.dtype, S => unsafe {
-                    let from = source.cast::<S>().add((images.start + index) * image);
-                    let to = grids.get().add(index * bytes).cast::<f32>();
-                    let to = to.add(block * grid.block_elements() + rows.0 * grid.extent[2] * grid.block);
-                    self.isa.call(FillRows { grid, from, to, block, rows });
-                });
-            }
-        });
     }
 
     /// Adds the products of some batch elements to the sums; after the last, moves them to w.

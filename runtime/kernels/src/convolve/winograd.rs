@@ -11,12 +11,14 @@
 
 mod transform;
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::direct::{Parts, Planes, Spread, Weights};
+use super::direct::{Parts, Planes, Weights};
 use super::grid::{BLOCK, FillRows, Grid};
 use super::rows::{Rows, Run, row_kernels};
+use super::spread::Spread;
 use super::with_float;
 use crate::blocked::{ALIGN, Operand, Shared, aligned, lines, parallel, pick};
 use crate::element::DType;
@@ -70,7 +72,7 @@ const WORTH: f64 = 0.8;
 
 /// Whether the algorithm can compute it.
 pub(super) fn fits(parts: &Parts) -> bool {
-    let Parts { groups, channels, source, result, step, taps, .. } = parts;
+    let Parts { groups, channels, source, result, step, taps, planes, .. } = parts;
     let lowest = |axis: usize| taps.iter().map(|tap| tap[axis]).min().unwrap_or_default();
     let dense = (0..9).all(|i| taps.contains(&[lowest(0), lowest(1) + i / 3, lowest(2) + i % 3]));
     *groups == 1
@@ -79,6 +81,7 @@ pub(super) fn fits(parts: &Parts) -> bool {
         && dense
         && (source[0], result[0], lowest(0)) == (1, 1, 0)
         && *channels >= BLOCK
+        && planes.around.is_none()
         && !result.contains(&0)
 }
 
@@ -149,9 +152,15 @@ impl Winograd {
         self.planes.channels.div_ceil(self.width)
     }
 
+    /// Elements of one point's part of the transformed weights of a chunk. A line more than there are, for the same reason as
+    /// in the transformed source.
+    fn weight_elements(&self) -> usize {
+        self.grid.channels * self.width + BLOCK
+    }
+
     /// Elements of the transformed weights of a chunk.
     fn chunk_elements(&self) -> usize {
-        POINTS * self.grid.channels * self.width
+        POINTS * self.weight_elements()
     }
 
     pub(super) fn packed_bytes(&self) -> usize {
@@ -194,10 +203,14 @@ impl Winograd {
                 if index >= self.chunks() * slices {
                     break;
                 }
-                let first = index % slices * BLOCK;
+                let (chunk, slice) = match self.weights.lie_by_result() {
+                    true => (index / slices, index % slices),
+                    false => (index % self.chunks(), index / self.chunks()),
+                };
+                let first = slice * BLOCK;
                 let channels = first..(first + BLOCK).min(self.grid.channels);
                 // SAFETY: passed on to the caller; slices are disjoint.
-                unsafe { self.pack_slice(from, to.get(), index / slices, channels) };
+                unsafe { self.pack_slice(from, to.get(), chunk, channels) };
             }
         });
     }
@@ -210,8 +223,11 @@ impl Winograd {
             let to = to.cast::<f32>().add(chunk * self.chunk_elements());
             with_float!(self.dtype, S => {
                 let from = from.cast::<S>().add(first * self.weights.row);
-                let (weights, width, step) = (&self.weights, self.width, self.grid.channels * self.width);
-                self.isa.call(PackChunk { from, weights, channels, rows, width, to, step });
+                let (weights, width, step) = (&self.weights, self.width, self.weight_elements());
+                with_vector!(self.isa, V => {
+                    let vector = PhantomData::<V>;
+                    self.isa.call(PackChunk { from, weights, channels, rows, width, to, step, vector });
+                });
             });
         }
     }
@@ -331,7 +347,7 @@ impl Winograd {
         let panels = tiles.div_ceil(kernels.most_rows());
         for point in 0..POINTS {
             let source = source.wrapping_add(point * self.point_elements());
-            let b = weights.wrapping_add(point * self.grid.channels * self.width);
+            let b = weights.wrapping_add(point * self.weight_elements());
             for panel in 0..panels {
                 let (start, end) = (tiles * panel / panels, tiles * (panel + 1) / panels);
                 let rows: [*const f32; 16] =

@@ -21,6 +21,7 @@ use super::{FROM, TO};
 use crate::element::Storage;
 use crate::isa::Work;
 use crate::simd::Vector;
+use crate::tile::prefetch_l2;
 
 /// Evaluates an expression with a type bound to the widest vector of floats of an instruction set.
 macro_rules! with_vector {
@@ -46,7 +47,7 @@ macro_rules! with_vector {
 pub(super) use with_vector;
 
 /// Transforms the weights between some source channels and a chunk of result channels, to `to[point * step + channel * width + row]`.
-pub(super) struct PackChunk<'a, S> {
+pub(super) struct PackChunk<'a, S, V> {
     /// The weights of the chunk's first row.
     pub from: *const S,
     pub weights: &'a Weights,
@@ -56,40 +57,62 @@ pub(super) struct PackChunk<'a, S> {
     pub width: usize,
     pub to: *mut f32,
     pub step: usize,
+    pub vector: PhantomData<V>,
 }
 
 /// The widest chunk.
 const WIDEST: usize = 32;
+/// Channels by which w is asked for ahead.
+const AHEAD: usize = 4;
 
-impl<S: Storage<Compute = f32>> Work for PackChunk<'_, S> {
+impl<S: Storage<Compute = f32>, V: Vector<T = f32>> Work for PackChunk<'_, S, V> {
     /// # Safety
     /// `from` has the weights of the rows and channels, `to` room for the chunk.
     #[inline(always)]
     unsafe fn go(self) {
         let Weights { row, channel, taps, .. } = self.weights;
         for at in self.channels.clone() {
-            let mut taken = [[0.0_f32; WIDEST]; 9];
-            for lane in 0..self.rows {
-                for tap in 0..9 {
+            // The nine weights as they lie, then by tap.
+            let mut lying = [[0.0_f32; WIDEST]; 9];
+            let fours = self.rows / 4 * 4;
+            for lane in (0..fours).step_by(4) {
+                // SAFETY: nine weights lie from each of these places on; four lanes fit behind each other.
+                unsafe {
+                    let from = self.from.add(lane * row + at * channel);
+                    let rows: [*const S; 4] = std::array::from_fn(|i| from.add(i * row));
+                    for first in [0, 4] {
+                        let to = lying.as_mut_ptr().cast::<f32>().add(first * WIDEST + lane);
+                        S::transpose4(rows.map(|row| row.add(first)), to, WIDEST);
+                    }
+                    for (i, row) in rows.iter().enumerate() {
+                        lying[8][lane + i] = (*row.add(8)).widen();
+                        prefetch_l2(row.wrapping_add(AHEAD * channel).cast());
+                    }
+                }
+            }
+            for lane in fours..self.rows {
+                for (tap, weights) in lying.iter_mut().enumerate() {
                     // SAFETY: the weight is one of w.
-                    taken[tap][lane] =
-                        unsafe { (*self.from.add(lane * row + at * channel + taps[tap])).widen() };
+                    weights[lane] = unsafe { (*self.from.add(lane * row + at * channel + tap)).widen() };
                 }
             }
-            let mut half = [[[0.0_f32; WIDEST]; 3]; FROM];
-            for x in 0..3 {
-                let made = weights([&taken[x], &taken[3 + x], &taken[6 + x]]);
-                for i in 0..FROM {
-                    half[i][x] = made[i];
-                }
-            }
-            for i in 0..FROM {
-                let made = weights([&half[i][0], &half[i][1], &half[i][2]]);
-                for (j, values) in made.iter().enumerate() {
-                    // SAFETY: the place lies within the chunk.
-                    unsafe {
-                        let to = self.to.add((i * FROM + j) * self.step + at * self.width);
-                        to.copy_from_nonoverlapping(values.as_ptr(), self.width);
+            let taken: [&[f32; WIDEST]; 9] = std::array::from_fn(|tap| &lying[taps[tap]]);
+            for lane in (0..self.width).step_by(V::LANES) {
+                // SAFETY: the lanes are those of the arrays, and the places lie within the chunk.
+                unsafe {
+                    let mut half = [[V::zero(); 3]; FROM];
+                    for x in 0..3 {
+                        let column = std::array::from_fn(|y| V::load(taken[3 * y + x].as_ptr().add(lane)));
+                        let made = weights(column);
+                        for i in 0..FROM {
+                            half[i][x] = made[i];
+                        }
+                    }
+                    for i in 0..FROM {
+                        let made = weights(half[i]);
+                        for (j, made) in made.iter().enumerate() {
+                            made.store(self.to.add((i * FROM + j) * self.step + at * self.width + lane));
+                        }
                     }
                 }
             }
@@ -99,20 +122,17 @@ impl<S: Storage<Compute = f32>> Work for PackChunk<'_, S> {
 
 /// The transform of three weights along one axis.
 #[inline(always)]
-fn weights(g: [&[f32; WIDEST]; 3]) -> [[f32; WIDEST]; FROM] {
-    let mut made = [[0.0; WIDEST]; FROM];
-    for lane in 0..WIDEST {
-        let [a, b, c] = [g[0][lane], g[1][lane], g[2][lane]];
-        let (outer, inner) = (-2.0 / 3.0 * a - 1.0 / 3.0 * c, SQRT_2 / 3.0 * b);
-        let (far, near) = (1.0 / 6.0 * a + 1.0 / 3.0 * c, SQRT_2 / 6.0 * b);
-        made[0][lane] = a;
-        made[1][lane] = outer - inner;
-        made[2][lane] = outer + inner;
-        made[3][lane] = far + near;
-        made[4][lane] = far - near;
-        made[5][lane] = c;
+unsafe fn weights<V: Vector<T = f32>>(g: [V; 3]) -> [V; FROM] {
+    // SAFETY: passed on to the caller, who has the instruction set.
+    unsafe {
+        let scaled = |by: f32, value: V| splat::<V>(by).mul_add(value, V::zero());
+        let one = splat::<V>(-1.0);
+        let outer = splat::<V>(-2.0 / 3.0).mul_add(g[0], scaled(-1.0 / 3.0, g[2]));
+        let inner = scaled(SQRT_2 / 3.0, g[1]);
+        let far = splat::<V>(1.0 / 6.0).mul_add(g[0], scaled(1.0 / 3.0, g[2]));
+        let near = scaled(SQRT_2 / 6.0, g[1]);
+        [g[0], one.mul_add(inner, outer), outer.add(inner), far.add(near), one.mul_add(near, far), g[2]]
     }
-    made
 }
 
 /// Transforms a row of tiles of one block of channels: the part of point p of tile t is at `to[p * step + t * BLOCK]`.
