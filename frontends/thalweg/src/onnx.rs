@@ -4,9 +4,12 @@ use crate::error::{Error, Result};
 use crate::signature::{Signature, TensorInfo};
 use crate::weights::Weights;
 use bytes::Bytes;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thalweg_base::{Bindings, Dim, Symbol};
+use thalweg_device::MappedFile;
 use thalweg_lang::Settings;
 use thalweg_onnx::{Import, ImportError, ImportOptions, Imported, NodeProblem, Problem, Step};
 
@@ -14,6 +17,17 @@ use thalweg_onnx::{Import, ImportError, ImportOptions, Imported, NodeProblem, Pr
 pub(crate) struct OnnxModel {
     path: PathBuf,
     model: thalweg_onnx::Model,
+    /// The files in which the model's tensors lie.
+    files: Vec<Arc<MappedFile>>,
+}
+
+/// A mapped file whose bytes are shared.
+struct Shared(Arc<MappedFile>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref().as_ref()
+    }
 }
 
 /// What is known of a model before it is called.
@@ -25,15 +39,25 @@ pub(crate) struct Described {
 impl OnnxModel {
     /// Maps a file into memory and decodes it. Tensors that lie in other files must be below the model's folder.
     pub fn from_file(path: &Path) -> Result<OnnxModel> {
+        let files = RefCell::new(Vec::new());
         let map = |path: &Path| -> std::io::Result<Bytes> {
-            Ok(Bytes::from_owner(thalweg_device::MappedFile::open(path)?))
+            let file = Arc::new(MappedFile::open(path)?);
+            files.borrow_mut().push(Arc::clone(&file));
+            Ok(Bytes::from_owner(Shared(file)))
         };
         let folder = path.parent().map_or(PathBuf::new(), Path::to_path_buf);
         let beside = |name: &str| map(&folder.join(name)).map_err(|error| error.to_string());
         let bytes = map(path).map_err(Error::io("read", path))?;
         let model = thalweg_onnx::Model::read(bytes, &beside);
         let model = model.map_err(|source| Error::Onnx { path: path.to_path_buf(), source })?;
-        Ok(OnnxModel { path: path.to_path_buf(), model })
+        Ok(OnnxModel { path: path.to_path_buf(), model, files: files.into_inner() })
+    }
+
+    /// Lets the system have the memory back in which the file has these bytes; they are read again when they are used again.
+    pub fn release(&self, bytes: &[u8]) {
+        for file in &self.files {
+            file.release(bytes);
+        }
     }
 
     /// The model's own name, as an identifier.

@@ -265,11 +265,13 @@ impl Session {
         let mut state = self.lock();
         match self.is_onnx() {
             // Every plan of an ONNX model holds the weights that its graph uses.
-            true => state.buckets.values_mut().try_for_each(|bucket| bucket.set_known(&[&weights]))?,
+            true => {
+                state.buckets.values_mut().try_for_each(|bucket| bucket.set_known(&[&weights], |_| {}))?
+            }
             false => {
                 if let Some(bucket) = state.buckets.values_mut().next_back() {
                     for (name, value) in &weights {
-                        bucket.executor.set(name, value)?;
+                        bucket.executor.set_shared(name, value)?;
                     }
                 }
             }
@@ -337,7 +339,7 @@ impl Session {
             Some(before) => hand_over(&before.executor, &mut bucket.executor)?,
             None if fresh => {
                 for (name, value) in &state.given {
-                    bucket.executor.set(name, value)?;
+                    bucket.executor.set_shared(name, value)?;
                 }
             }
             None => {}
@@ -413,12 +415,13 @@ impl Bucket {
         Ok((outputs?, Some(trace)))
     }
 
-    /// Sets what this plan has of these values; where several have a name, the first counts.
-    fn set_known(&mut self, values: &[&Weights]) -> Result<()> {
+    /// Sets what this plan has of these values; where several have a name, the first counts. `set` is told of each.
+    fn set_known(&mut self, values: &[&Weights], set: impl Fn(&Literal)) -> Result<()> {
         let kept: Vec<String> = self.executor.kept().map(|port| port.name.clone()).collect();
         for name in kept {
             if let Some(value) = values.iter().find_map(|values| values.get(&name)) {
-                self.executor.set(&name, value)?;
+                self.executor.set_shared(&name, value)?;
+                set(value);
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The processor: runs machine code and hand-written kernels on a pool of threads.
 
+use crate::held::Holdings;
 use crate::memory::{Arena, CodeMemory};
 use crate::place::Place;
 use crate::prepare::{
@@ -12,6 +13,7 @@ use crate::{
     CheckedPlan, CollectiveCall, CpuFacts, Device, DeviceError, LoadedProgram, RunContext, RunError, detect,
     features, steps_in_order,
 };
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use thalweg_base::DeviceDescription;
@@ -81,6 +83,7 @@ struct CpuProgram {
     arena: Arena,
     workspace: Arena,
     prepared: Prepared,
+    holdings: Holdings,
     windows: Windows,
     /// Where each region would begin if it were the whole arena: the arena itself, then each window.
     bases: Vec<*mut u8>,
@@ -135,6 +138,7 @@ impl CpuProgram {
             next_bases: vec![arena.base(); windows.regions()],
             windows,
             arena,
+            holdings: Holdings::of(plan, rank, &prepared.packed),
             prepared,
             _code: code,
         })
@@ -151,18 +155,50 @@ impl LoadedProgram for CpuProgram {
     }
 
     fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let place = self.arena.range(offset, bytes.len())?;
+        for (start, held) in self.holdings.release(&place) {
+            self.arena.write(start, &held)?;
+        }
         self.arena.write(offset, bytes)?;
-        let end = offset + bytes.len();
         for packed in &mut self.prepared.packed {
-            if offset < packed.source.end && packed.source.start < end {
+            if place.start < packed.source.end && packed.source.start < place.end {
                 packed.valid.fill(false);
             }
         }
         Ok(())
     }
 
+    fn write_shared(&mut self, offset: usize, bytes: &Bytes) -> Result<(), DeviceError> {
+        let place = self.arena.range(offset, bytes.len())?;
+        let Some(at) = self.holdings.at(&place) else { return self.write(offset, bytes) };
+        // Kernels read aligned elements, which bytes of a file seldom are: they are in the arena while they are packed.
+        self.arena.write(offset, bytes)?;
+        for number in &self.holdings.get(at).packed {
+            let packing = packing(&self.prepared.operations, *number).expect("some step reads it");
+            let packed = &mut self.prepared.packed[*number];
+            // SAFETY: the operand's bytes are in the arena, aligned as preparation checked, and the memory has the bytes
+            // that this preparation asked for.
+            unsafe { packing.pack(&self.pool, self.arena.base().add(offset), packed.memory.base()) };
+            packed.valid.fill(true);
+        }
+        self.arena.discard(place);
+        self.holdings.keep(at, bytes.clone());
+        Ok(())
+    }
+
+    fn shared(&self, offset: usize, bytes: usize) -> Option<Bytes> {
+        self.holdings.shared(&(offset..offset.checked_add(bytes)?))
+    }
+
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), DeviceError> {
-        self.arena.read(offset, into)
+        let place = self.arena.range(offset, into.len())?;
+        self.arena.read(offset, into)?;
+        for (source, held) in self.holdings.overlapping(&place) {
+            let (start, end) = (source.start.max(offset), source.end.min(place.end));
+            into[start - offset..end - offset]
+                .copy_from_slice(&held[start - source.start..end - source.start]);
+        }
+        Ok(())
     }
 
     fn run(&mut self, context: &mut RunContext<'_>, lent: &mut [Lent<'_>]) -> Result<(), RunError> {
@@ -222,6 +258,45 @@ impl CpuProgram {
         }
         Ok(())
     }
+}
+
+/// How a constant operand is packed.
+enum Packing<'a> {
+    Contract(&'a thalweg_kernels::Prepared),
+    Convolve(&'a thalweg_kernels::PreparedConvolution),
+}
+
+impl Packing<'_> {
+    /// Packs an operand.
+    ///
+    /// # Safety
+    ///
+    /// The operand is aligned and has all elements, and the memory has the bytes that the preparation asked for.
+    unsafe fn pack(&self, pool: &ThreadPool, operand: *const u8, memory: *mut u8) {
+        match self {
+            // SAFETY: as for this function.
+            Packing::Contract(prepared) => unsafe { prepared.pack_b_with(pool, operand, memory) },
+            // SAFETY: as for this function.
+            Packing::Convolve(prepared) => unsafe { prepared.pack_weights(pool, operand, memory) },
+        }
+    }
+}
+
+/// How the packed operand of that number is made.
+fn packing(operations: &[Operation], number: usize) -> Option<Packing<'_>> {
+    let is = |used: &Option<PackedUse>| used.as_ref().is_some_and(|used| used.packed == number);
+    operations.iter().find_map(|operation| match &operation.kind {
+        Kind::Contract(contract) => is(&contract.packed).then_some(Packing::Contract(&contract.prepared)),
+        Kind::Convolve(convolve) => is(&convolve.packed).then_some(Packing::Convolve(&convolve.prepared)),
+        Kind::Loop { body, .. } => packing(body, number),
+        Kind::While { condition, body, .. } => packing(condition, number).or_else(|| packing(body, number)),
+        Kind::Branch { then, otherwise, .. } => packing(then, number).or_else(|| packing(otherwise, number)),
+        Kind::Launch(_)
+        | Kind::Scatter { .. }
+        | Kind::ArgSort { .. }
+        | Kind::Copy { .. }
+        | Kind::Collective(_) => None,
+    })
 }
 
 /// One run under way.
@@ -355,9 +430,9 @@ impl Machine<'_, '_> {
             // checked, and the kernel IR lets disjoint parts run in parallel; no other step runs meanwhile.
             return unsafe { prepared.run(self.pool, a, b, c, self.workspace, epilogue) };
         };
-        let pool = self.pool;
+        let (pool, packing) = (self.pool, Packing::Contract(prepared));
         // SAFETY: `b` is within the arena, the memory has the bytes that this preparation asked for.
-        let memory = self.packed_operand(used, |memory| unsafe { prepared.pack_b_with(pool, b, memory) });
+        let memory = self.packed_operand(used, |memory| unsafe { packing.pack(pool, b, memory) });
         // SAFETY: as without packing; the packed operand was made by this preparation of the present `b`: nothing was
         // written there since, neither by steps, as the plan says, nor from outside, which `write` watches.
         unsafe { prepared.run_packed_b(self.pool, a, memory, c, self.workspace, epilogue) }
@@ -387,10 +462,10 @@ impl Machine<'_, '_> {
             None => unsafe { prepared.run(self.pool, a, b, c, self.workspace, epilogue) },
             Some(used) => {
                 let (weights, other) = prepared.sides(a, b);
+                let packing = Packing::Convolve(prepared);
                 // SAFETY: as for a contraction.
-                let memory = self.packed_operand(used, |memory| unsafe {
-                    prepared.pack_weights(pool, weights, memory);
-                });
+                let memory =
+                    self.packed_operand(used, |memory| unsafe { packing.pack(pool, weights, memory) });
                 // SAFETY: as for a contraction.
                 unsafe { prepared.run_packed(self.pool, memory, other, c, self.workspace, epilogue) }
             }

@@ -17,6 +17,7 @@ mod cpu;
 mod detect;
 mod error;
 mod features;
+mod held;
 mod map;
 mod memory;
 mod place;
@@ -34,6 +35,7 @@ pub use map::MappedFile;
 pub use reference::ReferenceDevice;
 pub use windows::Lent;
 
+use bytes::Bytes;
 use std::sync::Arc;
 use thalweg_base::DeviceDescription;
 use thalweg_plan::{Plan, Step, StepKind};
@@ -77,6 +79,13 @@ pub trait LoadedProgram: Send {
 
     /// Writes bytes into the arena.
     fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// The same as [`write`](Self::write) of bytes that do not change any more. The program may keep them instead of a copy:
+    /// constant operands that every step reads in packed form are packed at once, and take no memory in the arena.
+    fn write_shared(&mut self, offset: usize, bytes: &Bytes) -> Result<(), DeviceError>;
+
+    /// The bytes that were kept instead of exactly this part of the arena.
+    fn shared(&self, offset: usize, bytes: usize) -> Option<Bytes>;
 
     /// Reads bytes from the arena.
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), DeviceError>;

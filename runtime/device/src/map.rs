@@ -5,6 +5,10 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+/// The smallest pages there are; where they are larger, advice about parts of them fails and nothing is lost.
+#[cfg(target_os = "linux")]
+const PAGE: usize = 4096;
+
 /// A file whose bytes are in memory as far as they are used, without a copy.
 ///
 /// The file should not change while it is mapped: another process that writes into it changes the bytes, and one that cuts
@@ -24,6 +28,28 @@ impl MappedFile {
         // is read out of it is checked as any input is.
         let map = unsafe { Mmap::map(&file)? };
         Ok(MappedFile(map))
+    }
+
+    /// Lets the system have the memory back in which `part` of the file lies; it is read again when it is used again. Nothing
+    /// is done when `part` lies elsewhere.
+    pub fn release(&self, part: &[u8]) {
+        #[cfg(target_os = "linux")]
+        {
+            let offset = (part.as_ptr() as usize).checked_sub(self.0.as_ptr() as usize);
+            let inside = offset.filter(|offset| offset + part.len() <= self.0.len());
+            if let Some(offset) = inside {
+                // Whole pages, also those that hold more: they are read again as well.
+                let start = offset / PAGE * PAGE;
+                // Only a hint: without it everything works, in more memory.
+                // SAFETY: the map is of a file and only read, so pages that are given back are the same when they come again.
+                let _ = unsafe {
+                    let advice = memmap2::UncheckedAdvice::DontNeed;
+                    self.0.unchecked_advise_range(advice, start, offset + part.len() - start)
+                };
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = part;
     }
 }
 

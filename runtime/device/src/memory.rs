@@ -3,10 +3,15 @@
 use crate::DeviceError;
 use memmap2::{Mmap, MmapMut};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use thalweg_plan::{Code, KernelId, Plan};
 
 /// A kernel's entry, as [`thalweg_kernel::cpu_abi`] says.
 pub(crate) type Entry = unsafe extern "C" fn(buffers: *const *mut u8, ranges: *const i64);
+
+/// The smallest pages there are; where they are larger, advice about parts of them fails and nothing is lost.
+#[cfg(target_os = "linux")]
+const PAGE: usize = 4096;
 
 /// Zeroed memory, aligned to a page, that stays where it is.
 #[derive(Debug)]
@@ -41,19 +46,42 @@ impl Arena {
         self.bytes
     }
 
+    /// That many bytes at an offset. Fails when they are not all there.
+    pub(crate) fn range(&self, offset: usize, bytes: usize) -> Result<Range<usize>, DeviceError> {
+        let end = offset.checked_add(bytes).filter(|end| *end <= self.bytes);
+        let outside = DeviceError::OutsideArena { offset, bytes, arena: self.bytes };
+        Ok(offset..end.ok_or(outside)?)
+    }
+
     /// Writes bytes at an offset.
     pub(crate) fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
-        let outside = DeviceError::OutsideArena { offset, bytes: bytes.len(), arena: self.bytes };
-        let end = offset.checked_add(bytes.len()).filter(|end| *end <= self.bytes).ok_or(outside)?;
-        self.pages[offset..end].copy_from_slice(bytes);
+        let place = self.range(offset, bytes.len())?;
+        self.pages[place].copy_from_slice(bytes);
         Ok(())
+    }
+
+    /// Lets the system have the pages back that lie within this part. What is in the part is then undefined.
+    pub(crate) fn discard(&mut self, part: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        {
+            let (start, end) = (part.start.next_multiple_of(PAGE), part.end / PAGE * PAGE);
+            if start < end {
+                // Only a hint, as above.
+                // SAFETY: the pages are this map's own, private and anonymous, so they read as zeros afterwards; nobody
+                // holds a reference into them, and their contents are given up.
+                let _ = unsafe {
+                    let advice = memmap2::UncheckedAdvice::DontNeed;
+                    self.pages.unchecked_advise_range(advice, start, end - start)
+                };
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = part;
     }
 
     /// Reads bytes at an offset.
     pub(crate) fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), DeviceError> {
-        let outside = DeviceError::OutsideArena { offset, bytes: into.len(), arena: self.bytes };
-        let end = offset.checked_add(into.len()).filter(|end| *end <= self.bytes).ok_or(outside)?;
-        into.copy_from_slice(&self.pages[offset..end]);
+        into.copy_from_slice(&self.pages[self.range(offset, into.len())?]);
         Ok(())
     }
 }

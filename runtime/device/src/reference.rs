@@ -5,6 +5,7 @@ use crate::{
     CheckedPlan, CollectiveCall, Device, DeviceError, Lent, LoadedProgram, RunContext, RunError, detect,
     steps_in_order,
 };
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use thalweg_base::{DType, DeviceDescription, Scalar, literal};
@@ -64,6 +65,14 @@ impl LoadedProgram for ReferenceProgram {
         let place = offset.checked_add(bytes.len()).and_then(|end| self.arena.get_mut(offset..end));
         place.ok_or(DeviceError::OutsideArena { offset, bytes: bytes.len(), arena })?.copy_from_slice(bytes);
         Ok(())
+    }
+
+    fn write_shared(&mut self, offset: usize, bytes: &Bytes) -> Result<(), DeviceError> {
+        self.write(offset, bytes)
+    }
+
+    fn shared(&self, _: usize, _: usize) -> Option<Bytes> {
+        None
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), DeviceError> {

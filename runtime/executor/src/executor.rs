@@ -201,6 +201,22 @@ impl Executor {
         self.write(&self.kept[at], value.bytes)
     }
 
+    /// The same as [`set`](Self::set) of a value whose bytes may be kept instead of a copy: devices do so where they need
+    /// them in another order only. Bytes of a mapped file are then used once and need not stay in memory.
+    pub fn set_shared(&mut self, name: &str, value: &Literal) -> Result<(), ExecutorError> {
+        let (at, port) = self.find(name)?;
+        check_type(port, &value.into())?;
+        let bytes = value.shared_bytes();
+        for (rank, piece) in self.kept[at].pieces.iter().enumerate() {
+            let program = &mut *self.crew.station(rank).program;
+            match piece.is_whole() && piece.bytes() == bytes.len() {
+                true => program.write_shared(piece.place(), &bytes)?,
+                false => piece.write(program, &bytes)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Copies the parameters and states that both executors have, by name, to another one; returns how many. Where both
     /// lay a value out alike, pieces go from arena to arena without being put together.
     pub fn copy_kept_to(&self, other: &mut Executor) -> Result<usize, ExecutorError> {
@@ -371,13 +387,17 @@ impl Executor {
     }
 }
 
-/// Copies one piece between programs, a part that stays in cache at a time.
+/// Copies one piece between programs, a part that stays in cache at a time, or lets both share it.
 fn copy_piece(
     source: &dyn LoadedProgram,
     sink: &mut dyn LoadedProgram,
     from: &Piece,
     to: &Piece,
 ) -> Result<(), ExecutorError> {
+    if let Some(shared) = source.shared(from.place(), from.bytes()) {
+        sink.write_shared(to.place(), &shared)?;
+        return Ok(());
+    }
     const PART: usize = 128 << 10;
     let mut part = vec![0; PART.min(from.bytes())];
     for start in (0..from.bytes()).step_by(PART) {

@@ -49,7 +49,7 @@ impl Session {
                     state.buckets.move_index(at, last);
                     state.buckets[last].run_graph(graph, &tensors, traced)
                 }
-                None => self.run_graph(state, graph, weights, &tensors, traced),
+                None => self.run_graph(state, model, graph, weights, &tensors, traced),
             };
             let outputs = ran.as_ref().map(|(values, _)| known.imported.host_outputs(values));
             let outputs = outputs.ok();
@@ -63,7 +63,7 @@ impl Session {
             .collect();
         let (mut trace, mut bucket) = (None, None);
         let ran = thalweg_onnx::run(model.model(), &values, &mut |graph, weights, tensors| {
-            let (outputs, recorded) = self.run_graph(state, graph, weights, tensors, traced)?;
+            let (outputs, recorded) = self.run_graph(state, model, graph, weights, tensors, traced)?;
             trace = recorded;
             bucket = state.buckets.values().next_back().map(|bucket| bucket.number);
             Ok(outputs)
@@ -85,18 +85,20 @@ impl Session {
     fn run_graph(
         &self,
         state: &mut State,
+        model: &OnnxModel,
         graph: &Graph,
         weights: &Tensors,
         tensors: &Tensors,
         traced: bool,
     ) -> Result<(Vec<Literal>, Option<Trace>)> {
-        self.graph_bucket(state, graph, weights)?.run_graph(graph, tensors, traced)
+        self.graph_bucket(state, model, graph, weights)?.run_graph(graph, tensors, traced)
     }
 
     /// The plan of a graph, with the model's weights, or those that the session was given instead.
     fn graph_bucket<'a>(
         &self,
         state: &'a mut State,
+        model: &OnnxModel,
         graph: &Graph,
         weights: &Tensors,
     ) -> Result<&'a mut Bucket> {
@@ -113,7 +115,8 @@ impl Session {
                 )?;
                 let known = |name: &str| weights.contains_key(name);
                 let mut bucket = self.load(state, plan.into(), Some(report), known)?;
-                bucket.set_known(&[&state.given, weights])?;
+                // The device has what it needs of each: that the file's bytes are in memory as well is not needed.
+                bucket.set_known(&[&state.given, weights], |value| model.release(value.bytes()))?;
                 bucket
             }
         };

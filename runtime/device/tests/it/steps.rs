@@ -203,6 +203,63 @@ fn packed_operands_follow_what_is_written() {
     assert_ne!(results[0], results[1]);
 }
 
+/// Bytes that are shared are kept where steps read them packed only: what is read back, later writes and results are the same.
+#[test]
+fn shared_operands_are_kept_where_they_are_only_read_packed() {
+    let contract = |c| StepKind::Contract {
+        contraction: matrices(1, 16, 24, 8, DType::F32),
+        a: at(0),
+        b: at(1024),
+        c: at(c),
+        epilogue: None,
+        b_constant: true,
+    };
+    let a = numbers(DType::F32, 16 * 8, 1);
+    let weights = [2, 3].map(|seed| numbers(DType::F32, 8 * 24, seed));
+    let expected = weights.each_ref().map(|b| {
+        let plan = plan(8192, vec![], vec![step("contract", contract(2048))]);
+        let mut reference = load(&ReferenceDevice, &plan);
+        reference.write(0, a.bytes()).expect("within the arena");
+        reference.write_shared(1024, &b.shared_bytes()).expect("within the arena");
+        assert_eq!(reference.shared(1024, 8 * 24 * 4), None);
+        run(&mut *reference);
+        floats(&read(&*reference, DType::F32, 2048, 16 * 24))
+    });
+    let copy = StepKind::Copy { from: at(1024), to: at(6144), bytes: 8 };
+    for (steps, kept) in [
+        (vec![step("one", contract(2048))], true),
+        (vec![step("one", contract(2048)), step("two", contract(4096))], true),
+        (vec![step("one", contract(2048)), step("copy", copy)], false),
+    ] {
+        let several = steps.len() > 1 && kept;
+        let plan = plan(8192, vec![], steps);
+        let mut program = load(&CpuDevice::new(2), &plan);
+        program.write(0, a.bytes()).expect("within the arena");
+        let shared = weights[0].shared_bytes();
+        program.write_shared(1024, &shared).expect("within the arena");
+        assert_eq!(program.shared(1024, 8 * 24 * 4), kept.then(|| shared.clone()));
+        assert_eq!(program.shared(1024, 8), None, "only the whole is shared");
+        assert_eq!(read(&*program, DType::F32, 1024, 8 * 24).bytes(), &shared[..]);
+        assert_eq!(read(&*program, DType::F32, 1020, 10).bytes()[4..], shared[..36]);
+        run(&mut *program);
+        assert_eq!(floats(&read(&*program, DType::F32, 2048, 16 * 24)), expected[0]);
+        if several {
+            assert_eq!(floats(&read(&*program, DType::F32, 4096, 16 * 24)), expected[0]);
+        }
+        // A write to a part of it brings the rest back.
+        program.write(1024 + 96, &weights[1].bytes()[96..]).expect("within the arena");
+        assert_eq!(program.shared(1024, 8 * 24 * 4), None);
+        program.write(1024, &weights[1].bytes()[..96]).expect("within the arena");
+        run(&mut *program);
+        assert_eq!(floats(&read(&*program, DType::F32, 2048, 16 * 24)), expected[1]);
+        program.write_shared(1024, &shared).expect("within the arena");
+        program.write(1024 + 96, &shared[96..]).expect("within the arena");
+        assert_eq!(read(&*program, DType::F32, 1024, 8 * 24).bytes(), &shared[..]);
+        run(&mut *program);
+        assert_eq!(floats(&read(&*program, DType::F32, 2048, 16 * 24)), expected[0]);
+    }
+}
+
 /// Products whose operands may be rounded, of one row and of several, the weights packed or not: the numbers are small integers,
 /// which a bfloat16 holds, so the results are exact; with others the results are near.
 #[test]

@@ -3,6 +3,7 @@
 use crate::kernels;
 use crate::models::{linear, port};
 use crate::plans::{at, launch, plan, step};
+use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -53,6 +54,14 @@ impl LoadedProgram for FaultyProgram {
 
     fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         self.program.write(offset, bytes)
+    }
+
+    fn write_shared(&mut self, offset: usize, bytes: &Bytes) -> Result<(), DeviceError> {
+        self.program.write_shared(offset, bytes)
+    }
+
+    fn shared(&self, offset: usize, bytes: usize) -> Option<Bytes> {
+        self.program.shared(offset, bytes)
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), DeviceError> {
