@@ -145,28 +145,27 @@ pub(crate) fn build_as(source: Source, spec: &GroupSpec, name: String, form: &Fo
         spec,
         form,
         emitter,
-        at: Vec::new(),
-        outer: Vec::new(),
+        rows: Vec::new(),
+        row: 0,
         identities: Vec::new(),
         writes: BTreeMap::new(),
         stores: Vec::new(),
     };
     for shift in shifts(&form.steps) {
-        builder.at = at.iter().zip(&shift).map(|(index, by)| index.clone().offset(*by as i64)).collect();
-        builder.outer = kept.iter().map(|dim| builder.at[*dim].clone()).collect();
+        let at: Vec<Index> =
+            at.iter().zip(&shift).map(|(index, by)| index.clone().offset(*by as i64)).collect();
+        let outer: Vec<Index> = kept.iter().map(|dim| at[*dim].clone()).collect();
         // The last position of a range may be beyond the dim where its size is no multiple of the step.
         let beyond = |dim: &&usize| {
             let (size, step) = (spec.space.shape[**dim], form.steps[**dim]);
             size % step > 0 && shift[**dim] >= size % step
         };
-        let partial: Vec<(Index, usize)> = kept
-            .iter()
-            .filter(beyond)
-            .map(|dim| (builder.at[*dim].clone(), spec.space.shape[*dim]))
-            .collect();
-        let guard = builder.emitter.restrict(&partial);
-        builder.run(guard);
+        let partial: Vec<(Index, usize)> =
+            kept.iter().filter(beyond).map(|dim| (at[*dim].clone(), spec.space.shape[*dim])).collect();
+        let guard = builder.emitter.inside(&partial);
+        builder.rows.push(Row { at, outer, guard, members: BTreeMap::new() });
     }
+    builder.run();
     builder.flush();
     if builder.emitter.conflict {
         return None;
@@ -195,15 +194,25 @@ fn shifts(steps: &[usize]) -> Vec<Vec<usize>> {
     shifts
 }
 
+/// One of the positions that a body computes side by side.
+struct Row {
+    /// Coordinates in the full space; those of reduced dims are set inside their loops.
+    at: Vec<Index>,
+    /// Coordinates in the kept dims.
+    outer: Vec<Index>,
+    /// Where the position is within its dims; absent where it always is.
+    guard: Option<ValueId>,
+    members: BTreeMap<NodeId, Member>,
+}
+
 struct GroupBuilder<'a> {
     source: Source<'a>,
     spec: &'a GroupSpec,
     form: &'a Form,
     emitter: Emitter<'a>,
-    /// Coordinates in the full space; those of reduced dims are set inside their loops.
-    at: Vec<Index>,
-    /// Coordinates in the kept dims.
-    outer: Vec<Index>,
+    rows: Vec<Row>,
+    /// The row that is being emitted.
+    row: usize,
     /// What the reductions of the open stage start from.
     identities: Vec<ValueId>,
     writes: BTreeMap<NodeId, thalweg_kernel::BufferId>,
@@ -212,32 +221,50 @@ struct GroupBuilder<'a> {
 }
 
 impl GroupBuilder<'_> {
-    /// Computes the group at the coordinates that are set. Stores hold where the guard does.
-    fn run(&mut self, guard: Option<ValueId>) {
+    /// Computes the group for all rows, stage by stage.
+    fn run(&mut self) {
         let graph = self.source.graph;
         let full: Vec<NodeId> = self.spec.roots.iter().copied().filter(|id| self.is_full(*id)).collect();
         let reductions: Vec<NodeId> =
             self.spec.roots.iter().copied().filter(|id| is_reduction(&graph.node(*id).op)).collect();
-        for id in &self.spec.roots {
-            let repeatable = !is_reduction(&graph.node(*id).op);
-            let at = if full.contains(id) { self.at.clone() } else { self.outer.clone() };
-            self.emitter.members.insert(*id, Member { at, value: None, repeatable });
+        for row in &mut self.rows {
+            for id in &self.spec.roots {
+                let repeatable = !is_reduction(&graph.node(*id).op);
+                let at = if full.contains(id) { row.at.clone() } else { row.outer.clone() };
+                row.members.insert(*id, Member { at, value: None, repeatable });
+            }
         }
         let stage = self.stages(&reductions);
         let stages = reductions.iter().chain(&full).map(|id| stage[id] + 1).max().unwrap_or(0);
         for now in 0..stages {
             let combine: Vec<NodeId> = reductions.iter().copied().filter(|id| stage[id] == now).collect();
             let store: Vec<NodeId> = full.iter().copied().filter(|id| stage[id] == now).collect();
-            self.stage(&combine, &store, guard);
+            self.stage(&combine, &store);
         }
-        let mut stores = Vec::new();
-        for id in self.spec.roots.iter().filter(|id| !full.contains(id)) {
-            let outer = self.outer.clone();
-            let value = self.emitter.emit(*id, &outer);
-            self.define(*id, value);
-            stores.push((*id, outer, value));
+        for row in 0..self.rows.len() {
+            self.in_row(row, |builder| {
+                let mut stores = Vec::new();
+                for id in builder.spec.roots.iter().filter(|id| !full.contains(id)) {
+                    let outer = builder.rows[row].outer.clone();
+                    let value = builder.emitter.emit(*id, &outer);
+                    builder.define(*id, value);
+                    stores.push((*id, outer, value));
+                }
+                builder.store_all(stores);
+            });
         }
-        self.store_all(stores, guard);
+    }
+
+    /// Emits for one of the rows.
+    fn in_row<T>(&mut self, row: usize, emit: impl FnOnce(&mut Self) -> T) -> T {
+        self.row = row;
+        let Row { members, guard, .. } = &mut self.rows[row];
+        std::mem::swap(&mut self.emitter.members, members);
+        self.emitter.restrict(*guard);
+        let result = emit(self);
+        std::mem::swap(&mut self.emitter.members, &mut self.rows[row].members);
+        self.emitter.restrict(None);
+        result
     }
 
     /// Whether a node has the full shape of a space of which dims are reduced. Without reduced dims, nodes of the space's
@@ -269,29 +296,33 @@ impl GroupBuilder<'_> {
     }
 
     /// One nest of loops over the reduced dims, which combines some reductions and stores some full values.
-    fn stage(&mut self, combine: &[NodeId], store: &[NodeId], guard: Option<ValueId>) {
+    fn stage(&mut self, combine: &[NodeId], store: &[NodeId]) {
         if combine.is_empty() && store.is_empty() {
             return;
         }
         let functions: Vec<(PointwiseFn, DType)> = combine.iter().map(|id| self.combination(*id)).collect();
-        let inits: Vec<ValueId> = combine
-            .iter()
-            .zip(&functions)
-            .map(|(id, (_, dtype))| {
+        let mut inits: Vec<ValueId> = Vec::new();
+        for _ in 0..self.rows.len() {
+            for (id, (_, dtype)) in combine.iter().zip(&functions) {
                 let identity = self.reduce_fn(*id).identity(self.source.graph.ty(*id).dtype);
-                self.emitter.builder.constant(*dtype, identity)
-            })
-            .collect();
+                inits.push(self.emitter.builder.constant(*dtype, identity));
+            }
+        }
         let dims = self.spec.space.reduced.clone();
         self.identities = inits.clone();
-        let results = self.nest(&dims, combine, &functions, store, inits, guard);
-        for (id, value) in combine.iter().zip(results) {
-            let dtype = self.source.graph.ty(*id).dtype;
-            let value = self.emitter.round(dtype, value);
-            self.define(*id, value);
+        let results = self.nest(&dims, combine, &functions, store, inits);
+        for row in 0..self.rows.len() {
+            self.in_row(row, |builder| {
+                for (id, value) in combine.iter().zip(&results[row * combine.len()..]) {
+                    let dtype = builder.source.graph.ty(*id).dtype;
+                    let value = builder.emitter.round(dtype, *value);
+                    builder.define(*id, value);
+                }
+            });
         }
     }
 
+    /// The loops over `dims` and what is in them; `carried` are the values of each row's reductions, row by row.
     fn nest(
         &mut self,
         dims: &[usize],
@@ -299,36 +330,42 @@ impl GroupBuilder<'_> {
         functions: &[(PointwiseFn, DType)],
         store: &[NodeId],
         carried: Vec<ValueId>,
-        guard: Option<ValueId>,
     ) -> Vec<ValueId> {
         let Some((dim, rest)) = dims.split_first() else {
             let mut next = Vec::new();
-            for ((id, (function, _)), sum) in combine.iter().zip(functions).zip(&carried) {
-                next.push(match self.term(*id) {
-                    None => *sum,
-                    // What is combined first needs nothing to be combined with.
-                    Some(term) if self.form.written_out && self.identities.contains(sum) => term,
-                    Some(term) => self.emitter.builder.apply(*function, &[*sum, term]),
+            let mut values = Vec::new();
+            for row in 0..self.rows.len() {
+                self.in_row(row, |builder| {
+                    let sums = &carried[row * combine.len()..];
+                    for ((id, (function, _)), sum) in combine.iter().zip(functions).zip(sums) {
+                        next.push(match builder.term(*id) {
+                            None => *sum,
+                            // What is combined first needs nothing to be combined with.
+                            Some(term) if builder.form.written_out && builder.identities.contains(sum) => {
+                                term
+                            }
+                            Some(term) => builder.emitter.builder.apply(*function, &[*sum, term]),
+                        });
+                    }
+                    let at = builder.rows[row].at.clone();
+                    values.extend(store.iter().map(|id| (*id, at.clone(), builder.emitter.emit(*id, &at))));
                 });
+                let done = std::mem::take(&mut values);
+                self.store_all(done);
             }
-            let at = self.at.clone();
-            let values: Vec<_> =
-                store.iter().map(|id| (*id, at.clone(), self.emitter.emit(*id, &at))).collect();
-            self.store_all(values, guard);
             return next;
         };
         let extent = self.spec.space.shape[*dim];
         if self.form.written_out {
             return (0..extent).fold(carried, |carried, position| {
-                self.at[*dim] = Index::constant(position as i64);
-                self.full_coordinates();
-                self.nest(rest, combine, functions, store, carried, guard)
+                self.place(*dim, &Index::constant(position as i64));
+                self.nest(rest, combine, functions, store, carried)
             });
         }
         let lanes = if rest.is_empty() && !self.form.across && extent > 1 { LANES } else { 1 };
         let carries: Vec<Carry> = carried
             .iter()
-            .zip(functions)
+            .zip(functions.iter().cycle())
             .map(|(init, (function, _))| Carry::reduce(*init, *function))
             .collect();
         // The closure needs the group builder, which holds the kernel builder: it is lent out and taken back.
@@ -337,9 +374,8 @@ impl GroupBuilder<'_> {
             std::mem::swap(&mut self.emitter.builder, kernel);
             self.emitter.declare(var, extent);
             self.emitter.enter();
-            self.at[*dim] = Index::var(var);
-            self.full_coordinates();
-            let next = self.nest(rest, combine, functions, store, phis.to_vec(), guard);
+            self.place(*dim, &Index::var(var));
+            let next = self.nest(rest, combine, functions, store, phis.to_vec());
             self.emitter.leave();
             std::mem::swap(&mut self.emitter.builder, kernel);
             next
@@ -348,13 +384,15 @@ impl GroupBuilder<'_> {
         results
     }
 
-    /// Tells the members of full shape the coordinates of the loops that are open now.
-    fn full_coordinates(&mut self) {
-        let at = self.at.clone();
+    /// Sets the coordinate of a reduced dim, also for the members of full shape.
+    fn place(&mut self, dim: usize, index: &Index) {
         let full: Vec<NodeId> = self.spec.roots.iter().copied().filter(|id| self.is_full(*id)).collect();
-        for id in full {
-            let member = self.emitter.members.get_mut(&id).expect("roots are members");
-            *member = Member { at: at.clone(), value: None, repeatable: true };
+        for row in &mut self.rows {
+            row.at[dim] = index.clone();
+            for id in &full {
+                let member = row.members.get_mut(id).expect("roots are members");
+                *member = Member { at: row.at.clone(), value: None, repeatable: true };
+            }
         }
     }
 
@@ -381,7 +419,7 @@ impl GroupBuilder<'_> {
     /// What a reduction combines at the open coordinates; absent where that changes nothing.
     fn term(&mut self, id: NodeId) -> Option<ValueId> {
         let node = self.source.graph.node(id);
-        let at = self.at.clone();
+        let at = self.rows[self.row].at.clone();
         if let Op::Fold(op) = &node.op {
             let (position, window) = at.split_at(at.len() - op.windows.len());
             return self.emitter.fold_term(id, position, window);
@@ -390,8 +428,9 @@ impl GroupBuilder<'_> {
     }
 
     /// Stores values, all computed before the first is written, so that a kernel may work in place. In a form without inner
-    /// loops, those of all shifts are stored at the end, next to each other.
-    fn store_all(&mut self, values: Vec<(NodeId, Vec<Index>, ValueId)>, guard: Option<ValueId>) {
+    /// loops, those of all rows are stored at the end, next to each other.
+    fn store_all(&mut self, values: Vec<(NodeId, Vec<Index>, ValueId)>) {
+        let guard = self.rows[self.row].guard;
         for (id, at, value) in values {
             if self.spec.stored.contains(&id) && !self.emitter.conflict {
                 let linear = dense(&at, &self.source.sizes(id));

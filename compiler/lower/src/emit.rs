@@ -88,19 +88,22 @@ impl<'a> Emitter<'a> {
         self.extents.insert(var, extent);
     }
 
-    /// Lets what follows hold only where the positions are below their sizes, and gives the condition; absent where all
-    /// always are. Loads leave the rest alone; stores have to be guarded by it.
-    pub fn restrict(&mut self, positions: &[(Index, usize)]) -> Option<ValueId> {
+    /// Where the positions are below their sizes; absent where all always are.
+    pub fn inside(&mut self, positions: &[(Index, usize)]) -> Option<ValueId> {
         let mut inside = Inside::Always;
         for (position, size) in positions {
             self.within(position.clone(), 1, *size, &mut inside);
         }
-        self.guard = match inside {
+        match inside {
             Inside::Always => None,
             Inside::Where(condition) => Some(condition),
             Inside::Never => panic!("the first position of a range is within"),
-        };
-        self.guard
+        }
+    }
+
+    /// Lets what follows hold only where a condition does: loads leave the rest alone, stores have to be guarded by it.
+    pub fn restrict(&mut self, guard: Option<ValueId>) {
+        self.guard = guard;
     }
 
     /// Begins a loop body: what is computed in it is not known outside.

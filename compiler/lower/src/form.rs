@@ -5,6 +5,7 @@
 //! the window's loops are written out, so that what entries share (rows, conditions, elements) is computed once. A sum of
 //! windows (`Fold`) is computed for as many neighbouring positions at a time as the windows' stride: then it is known for
 //! each of them which entries cover it, and positions in the windows follow from the loops' variables without division.
+//! Short rows are computed two at a time.
 //!
 //! Assumes a group that can be built; guarantees a kernel of the same meaning. It stands where groups are final, because a
 //! group's members decide nothing here but the loops.
@@ -12,6 +13,7 @@
 use crate::build::{self, Built, Form, GroupSpec, Space};
 use crate::coalesce::{coalesce, merge_loops};
 use crate::emit::Source;
+use crate::reciprocal::reciprocals;
 use crate::remember::remember;
 use crate::share::share;
 use crate::tile::tile;
@@ -24,6 +26,10 @@ const ENTRIES_MAX: usize = 64;
 const FULL_LANES: usize = 16;
 /// The largest distance of elements that a vector is put together from contiguous ones for.
 const DISTANCE_MAX: i64 = 4;
+/// Elements of a row up to which combining its lanes takes a good part of its time.
+const SHORT_ROW: usize = 512;
+/// Rows from which two are computed at a time.
+const ROWS_MIN: usize = 64;
 /// Neighbouring positions that one body computes, at most.
 const SHIFTS_MAX: usize = 16;
 
@@ -31,13 +37,33 @@ const SHIFTS_MAX: usize = 16;
 pub(crate) fn build(source: Source, spec: &GroupSpec, name: String) -> Built {
     let mut plain = build::build(source, spec, name.clone()).expect("the group was built before");
     finish(&mut plain.kernel);
-    match windows(source, spec, &plain.kernel).and_then(|form| build::build_as(source, spec, name, &form)) {
+    let windows = windows(source, spec, &plain.kernel);
+    let form = windows.clone().or_else(|| pairs(spec, &plain.kernel));
+    match form.and_then(|form| build::build_as(source, spec, name, &form)) {
         Some(mut built) => {
             finish(&mut built.kernel);
-            if near(&built.kernel) { built } else { plain }
+            if windows.is_none() || near(&built.kernel) { built } else { plain }
         }
         None => plain,
     }
+}
+
+/// A form that computes two rows at a time, where rows are short and their values are combined more than once: lanes are
+/// combined, and what comes next waits for it; another row fills the time.
+fn pairs(spec: &GroupSpec, plain: &Kernel) -> Option<Form> {
+    let space = &spec.space;
+    let loops = plain.body.iter().filter(|stmt| matches!(stmt, Stmt::Loop { .. })).count();
+    let dim = *space.kept().last()?;
+    let form = Form::plain(space);
+    let fits = !form.across && loops > 1 && longest(&plain.body) <= SHORT_ROW;
+    // Threads share the rows: there are enough of them.
+    if !fits || !space.shape[dim].is_multiple_of(2) || space.kept_shape().iter().product::<usize>() < ROWS_MIN
+    {
+        return None;
+    }
+    let mut steps = form.steps;
+    steps[dim] = 2;
+    Some(Form { steps, ..form })
 }
 
 fn finish(kernel: &mut Kernel) {
@@ -46,6 +72,8 @@ fn finish(kernel: &mut Kernel) {
     coalesce(kernel, &[]);
     tile(kernel);
     remember(kernel);
+    reciprocals(kernel);
+    share(kernel);
 }
 
 /// A form with vectors across positions, for groups that reduce over short dims.

@@ -19,6 +19,7 @@ mod group;
 mod in_place;
 mod memory;
 mod prepare;
+mod reciprocal;
 mod remember;
 mod routine;
 mod share;

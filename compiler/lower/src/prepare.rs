@@ -16,6 +16,8 @@ const SPLIT_RESULTS_MAX: usize = 64;
 const ROWS: usize = 16;
 /// Bytes from which a row is longer than what is fetched ahead of one access: a page.
 const LONG_ROW_BYTES: usize = 4096;
+/// Results of all parts together with which no thread waits for long.
+const ENOUGH: usize = 256;
 /// Parts of a split reduction, at most.
 const PARTS_MAX: usize = 64;
 
@@ -59,6 +61,8 @@ fn split_reduction(graph: &mut Graph, op: &Reduce, x: NodeId) -> Option<NodeId> 
     if elements < SPLIT_ELEMENTS_MIN || elements / over.max(1) > SPLIT_RESULTS_MAX || !exact {
         return None;
     }
+    let results = elements / over.max(1);
+    // The outermost dim that gives work enough leaves the longest rows to read in one go; else the one of most parts.
     let (dim, parts) = op
         .dims
         .iter()
@@ -66,7 +70,7 @@ fn split_reduction(graph: &mut Graph, op: &Reduce, x: NodeId) -> Option<NodeId> 
             let parts = (1..=PARTS_MAX).rev().find(|parts| sizes[*dim].is_multiple_of(*parts)).unwrap_or(1);
             (*dim, parts)
         })
-        .max_by_key(|(dim, parts)| (*parts, std::cmp::Reverse(*dim)))?;
+        .max_by_key(|(dim, parts)| ((*parts).min(ENOUGH.div_ceil(results)), std::cmp::Reverse(*dim)))?;
     if parts < 2 {
         return None;
     }
