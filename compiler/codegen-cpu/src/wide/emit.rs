@@ -8,6 +8,7 @@ use super::{Level, Refusal};
 use iced_x86::Code;
 use regalloc2::{RegClass, VReg};
 use smallvec::{SmallVec, smallvec};
+use std::collections::BTreeMap;
 use thalweg_base::{DType, Scalar};
 use thalweg_kernel::analysis::{ValueMap, dtypes};
 use thalweg_kernel::{Expr, Kernel, Stmt, ValueId, VarId};
@@ -59,6 +60,9 @@ pub(crate) struct Emitter<'a> {
     pub varying: ValueMap<()>,
     pub bases: super::address::Bases,
     pub ranges: Vec<(VReg, VReg)>,
+    /// Constants that stay in registers, by the instruction that loads them and where they are; absent where a constant is
+    /// to be in a register of its own.
+    pub fixed: Option<BTreeMap<(usize, i32), VReg>>,
 }
 
 /// Emits a kernel; also gives the bytes of its thread-private arrays.
@@ -77,6 +81,7 @@ pub(crate) fn emit(kernel: &Kernel, level: Level) -> Result<(Program, usize), Re
         varying: ValueMap::default(),
         bases: super::address::Bases::default(),
         ranges: Vec::new(),
+        fixed: Some(BTreeMap::new()),
     };
     emitter.refuse()?;
     emitter.count(&kernel.body);
@@ -336,10 +341,9 @@ impl<'a> Emitter<'a> {
     }
 
     pub(crate) fn load_vector(&mut self, bytes: &[u8]) -> VReg {
-        let (mem, def, full) = (self.vector_mem(bytes), self.vector(), self.full());
+        let mem = self.vector_mem(bytes);
         let code = self.code(Code::EVEX_Vmovups_zmm_k1z_zmmm512, Code::VEX_Vmovups_ymm_ymmm256);
-        self.push(code, smallvec![Arg::Def(full, def), Arg::Mem(mem)]);
-        def
+        self.constant_register(code, mem)
     }
 
     /// The sum of two masks' lanes that both hold, where either may be absent.

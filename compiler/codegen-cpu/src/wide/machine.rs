@@ -128,6 +128,8 @@ pub(crate) struct Machine {
     /// Constants behind the code; offsets are multiples of the constants' own sizes up to 64.
     pub pool: Vec<u8>,
     known: BTreeMap<Vec<u8>, i32>,
+    /// Instructions that are put right behind the function's entry.
+    prologue: Vec<Inst>,
 }
 
 impl Machine {
@@ -139,6 +141,7 @@ impl Machine {
             vregs: 0,
             pool: Vec::new(),
             known: BTreeMap::new(),
+            prologue: Vec::new(),
         }
     }
 
@@ -166,6 +169,11 @@ impl Machine {
         }
     }
 
+    /// Adds an instruction behind the function's entry, before all that is there but others that were added so.
+    pub fn push_first(&mut self, inst: Inst) {
+        self.prologue.push(inst);
+    }
+
     /// Ends the block with a jump that hands over `args`.
     pub fn jump(&mut self, to: Label, args: Vec<VReg>) {
         self.blocks.last_mut().expect("a block is open").args = args;
@@ -186,7 +194,14 @@ impl Machine {
     }
 
     /// The function as the allocator sees it.
-    pub fn finish(self) -> Program {
+    pub fn finish(mut self) -> Program {
+        let first = self.insts.iter().position(|inst| inst.flow == Flow::Entry).map_or(0, |entry| entry + 1);
+        let shift = self.prologue.len();
+        self.insts.splice(first..first, self.prologue);
+        for block in &mut self.blocks {
+            block.insts.0 += if block.insts.0 >= first { shift } else { 0 };
+            block.insts.1 += shift;
+        }
         let mut places = vec![0usize; self.labels as usize];
         for (place, block) in self.blocks.iter().enumerate() {
             places[block.label.0 as usize] = place;

@@ -93,6 +93,9 @@ impl V {
     }
 }
 
+/// Constants that stay in registers, at most: a quarter of those of AVX-512.
+const FIXED_MAX: usize = 8;
+
 /// The second operand of a function: a register, or a constant that is the same in all lanes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Src {
@@ -210,10 +213,36 @@ impl Emitter<'_> {
             Src::Bits64(bits) => (bits.to_le_bytes().to_vec(), Code::EVEX_Vbroadcastsd_zmm_k1z_xmmm64),
         };
         let mem = Mem { broadcast: false, ..self.constant_mem(&bytes) };
-        let def = self.vector();
         let code = self.code(wide, Code::VEX_Vmovups_ymm_ymmm256);
+        self.constant_register(code, mem)
+    }
+
+    /// As [`Emitter::reg`], a register that nothing else reads, for instructions that overwrite it.
+    pub(crate) fn own_reg(&mut self, src: Src) -> VReg {
+        let fixed = self.fixed.take();
+        let register = self.reg(src);
+        self.fixed = fixed;
+        register
+    }
+
+    /// A constant loaded from memory. The first few that loops need are loaded before them.
+    pub(crate) fn constant_register(&mut self, code: Code, mem: Mem) -> VReg {
         let full = self.full();
-        self.push(code, smallvec![Arg::Def(full, def), Arg::Mem(mem)]);
+        let key = (code as usize, mem.disp);
+        if let Some(known) = self.fixed.as_ref().and_then(|fixed| fixed.get(&key)) {
+            return *known;
+        }
+        let def = self.vector();
+        let args = smallvec![Arg::Def(full, def), Arg::Mem(mem)];
+        let (room, wide) = (self.depth > 0, self.wide());
+        match &mut self.fixed {
+            Some(fixed) if room && wide && fixed.len() < FIXED_MAX => {
+                fixed.insert(key, def);
+                let inst = Inst { code, args, mask: Mask::All, zeroing: false, flow: Flow::Next };
+                self.m.push_first(inst);
+            }
+            Some(_) | None => self.push(code, args),
+        }
         def
     }
 
@@ -221,11 +250,8 @@ impl Emitter<'_> {
     pub(crate) fn zero(&mut self) -> VReg {
         // Read through memory rather than by `vpxor x, x, x`, whose operand would have to be defined before.
         let mem = Mem { broadcast: false, ..self.constant_mem(&[0; 4]) };
-        let def = self.vector();
-        let full = self.full();
         let code = self.code(Code::EVEX_Vbroadcastss_zmm_k1z_xmmm32, Code::VEX_Vmovups_ymm_ymmm256);
-        self.push(code, smallvec![Arg::Def(full, def), Arg::Mem(mem)]);
-        def
+        self.constant_register(code, mem)
     }
 
     pub(crate) fn apply(&mut self, op: V, a: VReg, b: Src) -> VReg {

@@ -294,7 +294,7 @@ impl Emitter<'_> {
         };
         let (form, tied, second, third) = if constant(c) && constant(b) {
             // A constant factor in a register of its own is overwritten: no copy of `a`.
-            let b = Operand { source: Src::Reg(self.reg(b.source)), dies: true };
+            let b = Operand { source: Src::Reg(self.own_reg(b.source)), dies: true };
             (1, b, a, c)
         } else if !constant(c) && (c.dies || !a.dies) {
             (0, c, a, b)
@@ -303,7 +303,7 @@ impl Emitter<'_> {
         } else {
             (1, a, b, c)
         };
-        let (tied, second) = (self.reg(tied.source), self.reg(second.source));
+        let (tied, second) = (self.own_reg(tied.source), self.reg(second.source));
         let third = self.arg(third.source);
         let (code, full, def) = (self.code(forms[form].0, forms[form].1), self.full(), self.vector());
         self.push(code, smallvec![Arg::Tied(full, def, tied), Arg::Use(full, second), third]);
