@@ -11,6 +11,7 @@ mod gradient;
 mod lowering;
 mod onnx_export;
 mod partition;
+mod places;
 mod programs;
 mod random_graphs;
 mod stages;

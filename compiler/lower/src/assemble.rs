@@ -9,14 +9,14 @@ use crate::emit::Source;
 use crate::group::{Class, Grouping, Unit, class, dense_base, group, operations_per_point, reads};
 use crate::memory::{Buffer, place};
 use crate::{prepare, routine, view};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use thalweg_base::Literal;
 use thalweg_kernel::ir::Kernel;
 use thalweg_plan::{
     Address, CollectiveKind as PlanCollective, CollectiveStep, KernelId, Launch, LoopId, Origin, Step,
     StepKind,
 };
-use thalweg_tensor::ops::{Collective, CollectiveKind, Direction, LeafKind};
+use thalweg_tensor::ops::{Collective, CollectiveKind, Direction};
 use thalweg_tensor::{Graph, Mesh, NodeId, Op};
 
 /// Bits of an unlinked address that hold the offset in its buffer; those above hold the buffer.
@@ -79,6 +79,8 @@ pub(crate) struct Planner<'a> {
     pub table: &'a mut KernelTable,
     pub buffers: Vec<Buffer>,
     pub constants: Vec<(usize, Literal)>,
+    /// Buffers that no step writes, in loops either: constants, and parameters without an update.
+    pub unwritten: BTreeSet<usize>,
     pub clock: usize,
     pub loops: u32,
 }
@@ -95,7 +97,17 @@ pub(crate) struct Interface {
 
 impl<'a> Planner<'a> {
     pub fn new(mesh: &'a Mesh, device: usize, threads: usize, table: &'a mut KernelTable) -> Planner<'a> {
-        Planner { mesh, device, threads, table, buffers: vec![], constants: vec![], clock: 0, loops: 0 }
+        Planner {
+            mesh,
+            device,
+            threads,
+            table,
+            buffers: vec![],
+            constants: vec![],
+            unwritten: BTreeSet::new(),
+            clock: 0,
+            loops: 0,
+        }
     }
 
     /// Adds a buffer that is live from now until it is last touched.
@@ -282,6 +294,7 @@ impl<'p, 'a> Body<'p, 'a> {
                 None => {
                     let buffer = self.planner.kept(constant.value.bytes().len(), 0);
                     self.planner.constants.push((buffer, constant.value.clone()));
+                    self.planner.unwritten.insert(buffer);
                     buffer
                 }
             };
@@ -289,29 +302,47 @@ impl<'p, 'a> Body<'p, 'a> {
         }
     }
 
-    /// The place that a node is wanted at in the end, if it may be written there now.
-    fn wanted(&self, unit: usize, id: NodeId, built: Option<&Built>) -> Option<Slot> {
+    /// The place that a node is wanted at in the end, if it may be written there now: when a leaf lies there, its value must not
+    /// be needed any more, or only position by position by this very unit, whose kernel is `built` and whose routine, if it has
+    /// one, is `anchor`.
+    fn wanted(&self, unit: usize, id: NodeId, built: Option<&Built>, anchor: Option<NodeId>) -> Option<Slot> {
         let at_end = |node: NodeId| dense_base(self.graph, node) == id;
-        if let Some(at) = self.graph.updates.iter().position(|update| at_end(update.node)) {
-            let slot = &self.interface.updates[at];
-            // The old value must not be needed any more, or only position by position by this very unit.
-            let old = self.interface.leaves.iter().find(|(_, leaf)| *leaf == slot).map(|(leaf, _)| *leaf);
-            let last = old.and_then(|old| self.last_use.get(&old).copied());
-            let free = match last {
-                None => true,
-                Some(last) if last < unit => true,
-                Some(last) if last == unit => built.is_some_and(|built| {
-                    built
-                        .in_place
-                        .iter()
-                        .any(|(read, write)| Some(built.buffers[*read]) == old && built.buffers[*write] == id)
-                }),
-                Some(_) => false,
-            };
-            return free.then(|| slot.clone());
+        let (graph, interface) = (self.graph, self.interface);
+        let updates = graph.updates.iter().zip(&interface.updates).map(|(update, slot)| (update.node, slot));
+        let outputs = graph.outputs.iter().zip(&interface.outputs).map(|(output, slot)| (output.node, slot));
+        let mut wanted = updates.chain(outputs).filter(|(node, _)| at_end(*node)).map(|(_, slot)| slot);
+        wanted.find(|slot| self.is_free(unit, id, slot, built, anchor)).cloned()
+    }
+
+    /// Whether a node may be written to a place where it is wanted.
+    fn is_free(
+        &self,
+        unit: usize,
+        id: NodeId,
+        slot: &Slot,
+        built: Option<&Built>,
+        anchor: Option<NodeId>,
+    ) -> bool {
+        let old = self.interface.leaves.iter().find(|(_, leaf)| *leaf == slot).map(|(leaf, _)| *leaf);
+        match old.and_then(|old| Some((old, *self.last_use.get(&old)?))) {
+            None => true,
+            Some((_, last)) if last < unit => true,
+            Some((old, last)) if last == unit => {
+                !self.routine_reads(anchor, old)
+                    && built.is_some_and(|built| {
+                        let pair = |(read, write): &(usize, usize)| {
+                            built.buffers[*read] == old && built.buffers[*write] == id
+                        };
+                        built.in_place.iter().any(pair)
+                    })
+            }
+            Some(_) => false,
         }
-        let at = self.graph.outputs.iter().position(|output| at_end(output.node))?;
-        Some(self.interface.outputs[at].clone())
+    }
+
+    /// Whether a routine reads the memory of a node: other tiles of it may still do so when the epilogue of one writes.
+    fn routine_reads(&self, routine: Option<NodeId>, id: NodeId) -> bool {
+        routine.is_some_and(|routine| reads(self.graph, &self.grouping.stored, routine).contains(&id))
     }
 
     /// Gives each written node a place: where it is wanted, or that of a value that is read for the last time and may be
@@ -319,10 +350,12 @@ impl<'p, 'a> Body<'p, 'a> {
     fn choose_places(&mut self, unit: usize, written: &[NodeId], built: &Built, anchor: Option<NodeId>) {
         let mut taken: Vec<NodeId> = Vec::new();
         for id in written {
-            let slot = self.wanted(unit, *id, Some(built)).or_else(|| {
+            let slot = self.wanted(unit, *id, Some(built), anchor).or_else(|| {
                 let reuse = built.in_place.iter().find_map(|(read, write)| {
                     let from = built.buffers[*read];
-                    let dead = self.last_use.get(&from) == Some(&unit) && !taken.contains(&from);
+                    let dead = self.last_use.get(&from) == Some(&unit)
+                        && !taken.contains(&from)
+                        && !self.routine_reads(anchor, from);
                     (built.buffers[*write] == *id && dead && self.own.contains_key(&from)).then_some(from)
                 })?;
                 taken.push(reuse);
@@ -410,13 +443,9 @@ impl<'p, 'a> Body<'p, 'a> {
         Origin { scope: main.scope.to_string(), label: labels.join(" + "), span: main.span, flops, bytes }
     }
 
-    /// Whether no step of the program writes the memory of a node: a constant, or a parameter without an update.
+    /// Whether no step of the program writes the memory in which a node lies.
     fn is_constant(&self, id: NodeId) -> bool {
-        let base = dense_base(self.graph, id);
-        let op = &self.graph.node(base).op;
-        let kept = |name: &str| !self.graph.updates.iter().any(|update| *update.name == *name);
-        matches!(op, Op::Constant(_))
-            || op.as_leaf().is_some_and(|leaf| leaf.kind == LeafKind::Parameter && kept(&leaf.name))
+        self.planner.unwritten.contains(&self.slot(id).buffer)
     }
 
     fn routine(&mut self, unit: usize, id: NodeId, epilogue: Option<(&crate::build::GroupSpec, &Built)>) {
@@ -425,7 +454,7 @@ impl<'p, 'a> Body<'p, 'a> {
             self.choose_places(unit, &spec.stored, built, Some(id));
         }
         if !self.slots.contains_key(&id) {
-            let slot = self.wanted(unit, id, None).unwrap_or_else(|| {
+            let slot = self.wanted(unit, id, None, Some(id)).unwrap_or_else(|| {
                 let buffer = self.planner.buffer(self.bytes(id));
                 self.own.insert(id, buffer);
                 Slot::whole(buffer)

@@ -1,7 +1,8 @@
 //! Loops and branches: steps that hold steps, over the same arena.
 //!
-//! A loop's results serve as its carries: they are set before the first turn, each turn reads them, and what a turn makes of
-//! them is set aside until the turn is over. What the loop reads and writes is live from its beginning to its end.
+//! A loop's results serve as its carries: they are set before the first turn, and each turn reads them and writes the next ones
+//! in their place, as soon as nothing in the turn needs the present ones any more. What the loop reads and writes is live from
+//! its beginning to its end.
 
 use crate::assemble::{Body, Interface, Slot};
 use thalweg_plan::{LoopId, Origin, Step, StepKind};
@@ -29,8 +30,7 @@ impl Body<'_, '_> {
                 let inputs: Vec<Slot> = results.iter().chain(&operands[op.carries..]).cloned().collect();
                 let flag = Slot::whole(self.planner.buffer(1));
                 let condition = self.sub_graph(&op.condition, &inputs, std::slice::from_ref(&flag));
-                let body = self.carried_body(&op.body, &inputs, &results, &result_bytes, &[], &origin);
-                self.planner.clock += 1;
+                let body = self.sub_graph(&op.body, &inputs, &results);
                 self.planner.touch(&flag);
                 StepKind::While { condition, flag: flag.address(), body }
             }
@@ -89,35 +89,9 @@ impl Body<'_, '_> {
     fn sub_graph(&mut self, graph: &Graph, inputs: &[Slot], outputs: &[Slot]) -> Vec<Step> {
         let leaves = graph.leaves(LeafKind::Input).map(|(id, _)| id).zip(inputs.iter().cloned()).collect();
         let interface = Interface { leaves, outputs: outputs.to_vec(), updates: vec![] };
+        // Buffers of the sub-graph begin after all that was touched before it.
+        self.planner.clock += 1;
         self.planner.plan(graph, &interface)
-    }
-
-    /// A loop body whose first outputs are the next carries: they are set aside until the whole turn is done, since the
-    /// turn may still read the present ones.
-    fn carried_body(
-        &mut self,
-        graph: &Graph,
-        inputs: &[Slot],
-        carries: &[Slot],
-        carry_bytes: &[usize],
-        yields: &[Slot],
-        origin: &Origin,
-    ) -> Vec<Step> {
-        self.planner.clock += 1;
-        let aside: Vec<Slot> = carries
-            .iter()
-            .zip(carry_bytes)
-            .map(|(_, bytes)| Slot::whole(self.planner.buffer(*bytes)))
-            .collect();
-        let outputs: Vec<Slot> = aside.iter().chain(yields).cloned().collect();
-        let mut body = self.sub_graph(graph, inputs, &outputs);
-        self.planner.clock += 1;
-        for ((from, to), bytes) in aside.iter().zip(carries).zip(carry_bytes) {
-            self.planner.touch(from);
-            let kind = StepKind::Copy { from: from.address(), to: to.address(), bytes: *bytes };
-            body.push(Step { kind, origin: origin.clone() });
-        }
-        body
     }
 
     fn scan(&mut self, op: &Scan, operands: &[Slot], results: &[Slot], origin: &Origin) -> StepKind {
@@ -163,8 +137,8 @@ impl Body<'_, '_> {
             };
             body.push(Step { kind, origin: origin.clone() });
         }
-        let carry_bytes = &body_outputs[..op.carries];
-        body.extend(self.carried_body(&op.body, &inputs, carries, carry_bytes, &stacked, origin));
+        let outputs: Vec<Slot> = carries.iter().chain(&stacked).cloned().collect();
+        body.extend(self.sub_graph(&op.body, &inputs, &outputs));
         StepKind::Loop { id, turns, body }
     }
 }

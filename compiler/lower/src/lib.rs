@@ -163,6 +163,9 @@ fn program(
     for kind in [LeafKind::Parameter, LeafKind::State, LeafKind::Input] {
         for (index, (id, leaf)) in graph.leaves(kind).enumerate() {
             let (place, slot) = keep(&mut planner, graph.ty(id).bytes());
+            if kind == LeafKind::Parameter && graph.updates.iter().all(|update| *update.name != *leaf.name) {
+                planner.unwritten.insert(slot.buffer);
+            }
             leaves.insert(id, slot.clone());
             by_name.insert((kind, &leaf.name), slot);
             let layout = (request.leaf_layout)(kind, &leaf.name);
