@@ -55,7 +55,8 @@ fn pairs(spec: &GroupSpec, plain: &Kernel) -> Option<Form> {
     let loops = plain.body.iter().filter(|stmt| matches!(stmt, Stmt::Loop { .. })).count();
     let dim = *space.kept().last()?;
     let form = Form::plain(space);
-    let fits = !form.across && loops > 1 && longest(&plain.body) <= SHORT_ROW;
+    let row: usize = space.reduced.iter().map(|dim| space.shape[*dim]).product();
+    let fits = !form.across && loops > 1 && row <= SHORT_ROW;
     // Threads share the rows: there are enough of them.
     if !fits || !space.shape[dim].is_multiple_of(2) || space.kept_shape().iter().product::<usize>() < ROWS_MIN
     {

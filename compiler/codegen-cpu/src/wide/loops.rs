@@ -3,7 +3,7 @@
 use super::Refusal;
 use super::emit::{Emitter, Registers, Value, Var, Vector, parts};
 use super::machine::{Arg, Flow, Inst, Label, Mask, Mem, View};
-use super::nest::{Nest, accumulates, size};
+use super::nest::{Item, Nest, accumulates, size};
 use super::ops::{Logic, Order, Src, V};
 use iced_x86::Code;
 use regalloc2::VReg;
@@ -30,7 +30,9 @@ impl<'a> Emitter<'a> {
             (true, _) => 2,
             (false, _) => 1,
         };
-        let bounded = wanted.min(fitting).min(allowed).max(1);
+        // Half of the registers may hold what goes round.
+        let room = self.level.vector_registers() / 2 / nest.carried.len().max(1);
+        let bounded = wanted.min(fitting).min(allowed).min(room).max(1);
         1 << bounded.ilog2()
     }
 
@@ -164,6 +166,11 @@ impl<'a> Emitter<'a> {
         let groups = self.groups(nest);
         let inits: Vec<Value> = nest.carried.iter().map(|carry| self.value(carry.init)).collect();
         if groups == 0 {
+            if let Some(inner) = self.handed_on(nest) {
+                let started = self.identities(inner, self.groups(inner));
+                let ended = self.rounds(nest, 0, extent, 1, &started)?;
+                return self.combined(nest, inner.carried, inits, ended);
+            }
             let started: Vec<Value> = nest
                 .carried
                 .iter()
@@ -185,13 +192,9 @@ impl<'a> Emitter<'a> {
         let lanes = self.level.lanes();
         let step = groups * lanes;
         let whole = extent / step * step;
-        let mut accumulators: Vec<Value> = Vec::new();
-        for carry in nest.carried {
-            let dtype = self.dtype(carry.init);
-            let identity = identity(carry, dtype);
-            let register = self.uniform(&Value::Constant(identity), dtype);
-            accumulators.push(Value::Lanes(smallvec![register; groups * parts(dtype)]));
-        }
+        // Lanes come from an outer loop, and go back to it.
+        let handed = inits.iter().any(|init| matches!(init, Value::Lanes(_)));
+        let mut accumulators = if handed { inits.clone() } else { self.identities(nest, groups) };
         self.varying = varying(nest.var, nest.carried, nest.stmts);
         if whole > 0 {
             self.vector = Some(Vector { var: nest.var, groups, tail: None });
@@ -208,12 +211,54 @@ impl<'a> Emitter<'a> {
             accumulators = self.rest(nest, whole, vector, accumulators)?;
         }
         self.vector = None;
-        for ((carry, lanes), init) in nest.carried.iter().zip(accumulators).zip(inits) {
+        if handed {
+            for (carry, lanes) in nest.carried.iter().zip(accumulators) {
+                self.define(carry.result, lanes);
+            }
+            return Ok(());
+        }
+        self.combined(nest, nest.carried, inits, accumulators)
+    }
+
+    /// The loop that does the work of one without lanes: a vector loop that goes on with what its carried values are, and is
+    /// all that makes them. Then lanes need not be combined but at the end of the outer loop.
+    fn handed_on<'b>(&self, nest: &'b Nest<'a>) -> Option<&'b Nest<'a>> {
+        let Some(Item::Loop(inner)) = nest.items.last() else { return None };
+        let only = nest.items.iter().rev().skip(1).all(|item| matches!(item, Item::Let(..)));
+        let mut carries = nest.carried.iter().zip(inner.carried);
+        let same = nest.carried.len() == inner.carried.len()
+            && carries.all(|(outer, own)| own.init == outer.phi && own.result == outer.next);
+        // A phi that anything else reads is read as a single value.
+        let once = nest.carried.iter().all(|carry| self.uses.get(carry.phi) == Some(&1));
+        let fits = only && same && once && !nest.carried.is_empty() && self.vector.is_none();
+        (fits && self.groups(inner) > 0).then_some(inner)
+    }
+
+    /// Accumulators of a vector loop that change nothing.
+    fn identities(&mut self, nest: &Nest<'a>, groups: usize) -> Vec<Value> {
+        let identities = nest.carried.iter().map(|carry| {
             let dtype = self.dtype(carry.init);
-            let combine = carry.combine.expect("verified: carried values of vector loops combine");
+            let register = self.uniform(&Value::Constant(identity(carry, dtype)), dtype);
+            Value::Lanes(smallvec![register; groups * parts(dtype)])
+        });
+        identities.collect()
+    }
+
+    /// Defines the results of a loop from the lanes of its accumulators, which combine as those of `vectors` do, and from
+    /// what it began with.
+    fn combined(
+        &mut self,
+        nest: &Nest<'a>,
+        vectors: &[Carried],
+        inits: Vec<Value>,
+        accumulators: Vec<Value>,
+    ) -> Result<(), Refusal> {
+        for (((carry, of), lanes), init) in nest.carried.iter().zip(vectors).zip(accumulators).zip(inits) {
+            let dtype = self.dtype(carry.init);
+            let combine = of.combine.expect("verified: carried values of vector loops combine");
             let Value::Lanes(registers) = lanes else { panic!("a vector loop carries lanes") };
             let total = Value::Uniform(self.fold(combine, dtype, registers)?);
-            let result = match init == Value::Constant(identity(carry, dtype)) {
+            let result = match init == Value::Constant(identity(of, dtype)) {
                 true => total,
                 false => self.function(combine, dtype, &[init, total], &[0, 0])?,
             };

@@ -4,5 +4,6 @@ mod accuracy;
 mod emitters;
 mod functions;
 mod harness;
+mod nested;
 mod random_kernels;
 mod strided;
