@@ -42,7 +42,6 @@ pub struct Contraction {
     /// The element type of all three.
     pub dtype: DType,
     /// What may be done to operands of `f32`.
-    #[serde(default)]
     pub precision: Precision,
 }
 
