@@ -19,10 +19,14 @@
 #![forbid(unsafe_code)]
 
 mod collective;
+pub mod kernels;
+pub mod library;
 mod memory;
 mod model;
 pub mod presets;
+mod topology;
 
 pub use collective::collective_seconds;
 pub use memory::peak_bytes;
-pub use model::{CostModel, ProductCurve};
+pub use model::{CostModel, USUAL_PRODUCTS};
+pub use topology::{Algorithm, Level, Pattern, Topology, send_seconds};

@@ -4,7 +4,7 @@
 use crate::collective::collective_seconds;
 use crate::presets;
 use serde::{Deserialize, Serialize};
-use thalweg_base::{DType, DeviceDescription, LinkDescription};
+use thalweg_base::{DType, DeviceDescription, LinkDescription, ProductCurve};
 use thalweg_tensor::ops::{Contract, Convolve};
 use thalweg_tensor::{Graph, Op, TensorType, Work};
 
@@ -20,37 +20,10 @@ const FUSED_TRAFFIC: f64 = 0.25;
 /// tensors are longer.
 const FUSED_LAUNCH: f64 = 1.0 / 32.0;
 
-/// How the rate of products grows with their sizes.
-///
-/// A product of `batch` times `m` by `k` by `n` runs at `peak * top * m/(m + half_m) * n/(n + half_n) * k/(k + half_k)`: a
-/// half-size is where that dim costs half of the rate. Until they are fitted to measurements, the half-sizes are the
-/// register tile of blocked kernels (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008) for
-/// `m` and `n`, and for `k` the length over which writing the tile back is hidden.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-pub struct ProductCurve {
-    /// The share of the peak that large products reach.
-    pub top: f64,
-    /// Half-size of the left operand's own dims.
-    pub half_m: f64,
-    /// Half-size of the right operand's own dims.
-    pub half_n: f64,
-    /// Half-size of the summed dims.
-    pub half_k: f64,
-}
-
-impl Default for ProductCurve {
-    fn default() -> ProductCurve {
-        ProductCurve { top: 0.8, half_m: 6.0, half_n: 16.0, half_k: 16.0 }
-    }
-}
-
-impl ProductCurve {
-    /// The share of the peak that a product of these sizes reaches, in (0, 1].
-    pub fn efficiency(&self, m: f64, n: f64, k: f64) -> f64 {
-        let part = |size: f64, half: f64| size.max(1.0) / (size.max(1.0) + half);
-        self.top * part(m, self.half_m) * part(n, self.half_n) * part(k, self.half_k)
-    }
-}
+/// The curve of devices that nobody has measured: the half-sizes are the register tile of blocked kernels (Goto and van de Geijn,
+/// "Anatomy of High-Performance Matrix Multiplication", 2008) for `m` and `n`, and for `k` the length over which writing the
+/// tile back is hidden.
+pub const USUAL_PRODUCTS: ProductCurve = ProductCurve { top: 0.8, half_m: 6.0, half_n: 16.0, half_k: 16.0 };
 
 /// What ops cost on one device.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -59,6 +32,8 @@ pub struct CostModel {
     pub device: DeviceDescription,
     /// The link to the devices that collectives reach.
     pub link: LinkDescription,
+    /// The least time of a collective beside its messages, in seconds: devices wait for each other.
+    pub meeting_s: f64,
     /// How fast products are.
     pub products: ProductCurve,
 }
@@ -69,7 +44,8 @@ impl CostModel {
         CostModel {
             device: device.clone(),
             link: presets::shared_memory_link(device),
-            products: ProductCurve::default(),
+            meeting_s: device.launch_s,
+            products: USUAL_PRODUCTS,
         }
     }
 
@@ -167,7 +143,7 @@ fn bytes(ty: &TensorType) -> f64 {
 
 /// The products of the sizes of the letters that only the left operand has, that only the right one has, and that are
 /// summed. Letters of all three places make separate products.
-fn contract_sizes(op: &Contract, operands: &[TensorType]) -> [f64; 3] {
+pub(crate) fn contract_sizes(op: &Contract, operands: &[TensorType]) -> [f64; 3] {
     let [mut m, mut n, mut k] = [1.0; 3];
     for (letter, size) in op.lhs.chars().zip(&operands[0].shape) {
         match (op.rhs.contains(letter), op.out.contains(letter)) {
@@ -186,7 +162,7 @@ fn contract_sizes(op: &Contract, operands: &[TensorType]) -> [f64; 3] {
 
 /// A convolution as a product: its arithmetic is `2 m n k`, its result has `m n` elements, and the smallest channel
 /// count stands for `n`.
-fn convolve_sizes(op: &Convolve, operands: &[TensorType], results: &[TensorType]) -> [f64; 3] {
+pub(crate) fn convolve_sizes(op: &Convolve, operands: &[TensorType], results: &[TensorType]) -> [f64; 3] {
     let work = Op::from(op.clone()).def().work(operands, results);
     let elements = results[0].elements().size().max(1) as f64;
     let channels = |ty: &TensorType| ty.shape.get(1).map_or(1.0, |size| size.size() as f64);

@@ -172,10 +172,10 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// The seconds of a collective: those of the cost model, and a launch where devices wait for each other.
+/// The seconds of a collective: those of the cost model, and a meeting where devices wait for each other.
 pub(crate) fn seconds(cost: &CostModel, op: &Collective, before: &TensorType, after: &TensorType) -> f64 {
-    let launch = if sends(op.kind) { cost.device.launch_s } else { 0.0 };
-    launch + cost.op_seconds(&Op::from(op.clone()), &[before.clone()], &[after.clone()])
+    let meeting = if sends(op.kind) { cost.meeting_s } else { 0.0 };
+    meeting + cost.op_seconds(&Op::from(op.clone()), &[before.clone()], &[after.clone()])
 }
 
 /// Whether a collective sends anything.

@@ -4,12 +4,16 @@ use crate::DType;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The kinds of device that code can be made for.
+/// The kinds of device that a cluster may have. Code is made for processors so far; the others can be planned for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
     /// Threads of a processor.
     Cpu,
+    /// A graphics processor.
+    Gpu,
+    /// A processor for tensors alone.
+    Tpu,
 }
 
 /// One device: what it can compute, hold and move.
@@ -40,20 +44,4 @@ pub struct LinkDescription {
     pub latency_s: f64,
     /// Bytes per second.
     pub bandwidth_bytes_per_s: f64,
-}
-
-/// Devices and how they are linked. All pairs share one link class for now; hosts and topologies refine this.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Cluster {
-    /// The devices, in the order of their ranks.
-    pub devices: Vec<DeviceDescription>,
-    /// The link between any two of them.
-    pub link: LinkDescription,
-}
-
-impl Cluster {
-    /// `count` equal devices.
-    pub fn uniform(device: DeviceDescription, count: usize, link: LinkDescription) -> Cluster {
-        Cluster { devices: vec![device; count], link }
-    }
 }
