@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ir/plan", &["base", "kernel"]),
     ("compiler/cost", &["base", "tensor"]),
     ("compiler/rewrite", &["base", "tensor", "cost"]),
-    ("compiler/partition", &["base", "tensor", "cost"]),
+    ("compiler/partition", &["base", "tensor", "plan", "cost"]),
     ("compiler/simulate", &["base", "tensor", "plan", "cost"]),
     ("compiler/lower", &["base", "tensor", "kernel", "plan", "cost"]),
     ("compiler/codegen-cpu", &["base", "kernel"]),

@@ -35,6 +35,7 @@ mod decide;
 mod emit;
 mod explain;
 mod layout;
+pub mod planner;
 mod problem;
 mod search;
 mod strategy;

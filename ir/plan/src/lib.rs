@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod file;
+pub mod parallel;
 pub mod places;
 pub mod routine;
 pub mod step;
