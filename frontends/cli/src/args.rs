@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
-use thalweg::{CompileOptions, Devices, PlanCache, Precision, Split, Stage};
+use thalweg::{CompileOptions, DType, Devices, PlanCache, Precision, Split, Stage};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -110,6 +110,23 @@ pub enum Command {
         thalweg export examples/digits.tw -o digits.onnx"
     )]
     Export(ExportArgs),
+    /// Plan how a training is spread over a cluster, which need not be there
+    #[command(
+        after_help = "A cluster is a file, or a name from the library: DEVICE, DEVICE:N or DEVICE:HOSTSxDEVICES, joined by `+` \
+        where hosts are unlike, and @NETWORK for another network. Devices are v100-16gb, v100-32gb, p100, k80, a100-40gb, \
+        a100-80gb, h100, h200, tpu-v4 and cpu-32-cores.\n\n\
+        Examples:\n  thalweg plan examples/models/gpt.tw --cluster v100-16gb:1x8 --keep f16\n  \
+        thalweg plan gpt.tw --cluster a100-80gb:128x8 --keep bf16 --set hidden=12288 --set layers=96 --set heads=96 -o plan.ron\n  \
+        thalweg plan gpt.tw --cluster mine.ron --manual 'dp=8,tp=4,pp=2,microbatches=16,zero=1,recompute=full'"
+    )]
+    Plan(PlanArgs),
+    /// Run a step of a training on paper, on a cluster that need not be there
+    #[command(
+        after_help = "Examples:\n  thalweg simulate examples/models/gpt.tw --cluster a100-80gb:4x8 --keep bf16 --trace t.json\n  \
+        thalweg simulate gpt.tw --cluster mine.ron --plan plan.ron --mtbf-hours 50000\n  \
+        thalweg simulate gpt.tw --cluster a100-80gb:1x8 --keep bf16 --sweep devices=8..4096 --csv curve.csv --svg curve.svg"
+    )]
+    Simulate(SimulateArgs),
     /// Show or clear the plans that are kept on disk
     #[command(
         after_help = "Compiled plans are kept so that the same model starts at once the next time. The folder is \
@@ -492,6 +509,100 @@ pub struct ExportArgs {
     pub model: Option<String>,
     #[command(flatten)]
     pub set: Sets,
+}
+
+fn keep(text: &str) -> Result<DType, String> {
+    match text {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        _ => Err(format!("values are kept as f32, f16 or bf16, not `{text}`")),
+    }
+}
+
+/// What is planned, and for what.
+#[derive(Args, Debug)]
+pub struct Subject {
+    /// The program, which has a `train` block
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// The cluster: a file, or a short form such as `a100-80gb:4x8`
+    #[arg(long, value_name = "CLUSTER")]
+    pub cluster: String,
+    /// Which training, in a file with several, by its model
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub set: Sets,
+    /// What values of f32 are kept and multiplied as: `f32`, or `f16` or `bf16` with a copy of each parameter in f32
+    #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = keep)]
+    pub keep: DType,
+}
+
+/// `plan`
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Cost this plan instead of searching: `dp=8,tp=4,pp=2,microbatches=16,zero=1,recompute=full,schedule=1f1b`
+    #[arg(long, value_name = "PLAN")]
+    pub manual: Option<String>,
+    /// Write the plan to this file
+    #[arg(short, long, value_name = "FILE.ron", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// `simulate`
+#[derive(Args, Debug)]
+pub struct SimulateArgs {
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Run this plan, which `plan -o` wrote, instead of searching for one
+    #[arg(long, value_name = "FILE.ron", value_hint = ValueHint::FilePath, conflicts_with_all = ["manual", "sweep"])]
+    pub plan: Option<PathBuf>,
+    /// Run this plan: `dp=8,tp=4,pp=2,microbatches=16,zero=1,recompute=full,schedule=1f1b`
+    #[arg(long, value_name = "PLAN", conflicts_with = "sweep")]
+    pub manual: Option<String>,
+    /// Plan and run for several sizes of the cluster: `devices=8..4096` doubles from 8 on
+    #[arg(long, value_name = "SIZES", conflicts_with_all = ["trace", "mtbf_hours"])]
+    pub sweep: Option<String>,
+    /// Write the sweep to this file as comma-separated values
+    #[arg(long, value_name = "FILE.csv", requires = "sweep", value_hint = ValueHint::FilePath)]
+    pub csv: Option<PathBuf>,
+    /// Write the sweep to this file as a picture
+    #[arg(long, value_name = "FILE.svg", requires = "sweep", value_hint = ValueHint::FilePath)]
+    pub svg: Option<PathBuf>,
+    /// Write what the first replica does to this file, which chrome://tracing and ui.perfetto.dev show
+    #[arg(long, value_name = "FILE.json", value_hint = ValueHint::FilePath)]
+    pub trace: Option<PathBuf>,
+    /// How much the times of replicas on different hosts differ, as a share of them
+    #[arg(long, value_name = "SHARE", default_value_t = thalweg::planning::JITTER, value_parser = share)]
+    pub jitter: f64,
+    /// The seed of these differences and of failures
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Mean time between failures of one device, in hours; tells what share of the time goes forward
+    #[arg(long, value_name = "HOURS", value_parser = positive)]
+    pub mtbf_hours: Option<f64>,
+    /// Seconds that a checkpoint stops the training
+    #[arg(long, value_name = "S", default_value_t = 60.0, requires = "mtbf_hours", value_parser = positive)]
+    pub checkpoint_s: f64,
+    /// Seconds between checkpoints; by default the best
+    #[arg(long, value_name = "S", requires = "mtbf_hours", value_parser = positive)]
+    pub checkpoint_every: Option<f64>,
+    /// Seconds from a failure until the training goes on
+    #[arg(long, value_name = "S", default_value_t = 300.0, requires = "mtbf_hours", value_parser = positive)]
+    pub restart_s: f64,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| format!("a positive number, not `{text}`"))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..0.3).contains(number));
+    number.ok_or_else(|| format!("a share from 0 to 0.3, not `{text}`"))
 }
 
 /// `fmt`

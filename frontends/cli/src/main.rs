@@ -42,6 +42,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(&args, &output),
         Command::Devices(args) => commands::devices::run(&args, &output),
         Command::View(args) => commands::view::run(&args, &output),
+        Command::Plan(args) => commands::plan::run(&args, &output),
+        Command::Simulate(args) => commands::simulate::run(&args, &output),
         Command::Cache(args) => commands::cache::run(&args, &output),
         Command::Fmt(args) => commands::fmt::run(&args, &output),
         Command::Completions(args) => commands::completions::run(&args),

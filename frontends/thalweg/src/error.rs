@@ -120,6 +120,17 @@ pub enum Error {
     /// The model cannot be compiled so.
     #[error(transparent)]
     Compile(#[from] thalweg_driver::CompileError),
+    /// A cluster cannot be read.
+    #[error("{}{source}", place.as_ref().map_or(String::new(), |path| format!("{}: ", path.display())))]
+    Cluster {
+        /// The file, where it is one.
+        place: Option<PathBuf>,
+        /// What is wrong.
+        source: thalweg_cost::library::LibraryError,
+    },
+    /// A training cannot be planned.
+    #[error(transparent)]
+    Planner(#[from] thalweg_partition::planner::PlannerError),
     /// The devices could not do what the plan says.
     #[error(transparent)]
     Execute(#[from] thalweg_executor::ExecutorError),

@@ -1,7 +1,7 @@
 //! Compile, train and run models: written in the `.tw` language, or of the ONNX format.
 //!
 //! [`Model`] reads a program or an ONNX file; [`Model::compile`] makes a [`Session`], which runs it on `ndarray` arrays; [`Model::trainer`]
-//! makes a [`Trainer`], which trains it step by step. [`weights`] and [`npy`] read and write tensors, [`RunFolder`] keeps what a
+//! makes a [`Trainer`], which trains it step by step. [`planning`] plans trainings for clusters. [`weights`] and [`npy`] read and write tensors, [`RunFolder`] keeps what a
 //! training leaves behind, [`view`] draws graphs.
 //!
 //! Nothing here prints, reads environment variables or keeps global state; mistakes of every kind are [`Error`]s.
@@ -28,6 +28,7 @@ mod error;
 mod model;
 pub mod npy;
 mod onnx;
+pub mod planning;
 mod run_folder;
 mod session;
 mod signature;

@@ -10,8 +10,10 @@ pub mod dump;
 pub mod export;
 pub mod fmt;
 pub mod import;
+pub mod plan;
 pub mod profile;
 pub mod run;
+pub mod simulate;
 pub mod train;
 pub mod view;
 

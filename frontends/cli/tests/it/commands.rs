@@ -20,6 +20,8 @@ fn help_names_commands_examples_and_exit_codes() {
         "view",
         "import",
         "export",
+        "plan",
+        "simulate",
         "fmt",
         "completions",
     ] {
@@ -286,4 +288,129 @@ fn plans_are_kept_and_cleared() {
         desk.command(&["cache"]).env("THALWEG_CACHE", &nowhere).output().unwrap().status.code(),
         Some(3)
     );
+}
+
+/// A program whose training can be planned.
+const PLANNED: &str = "use nn
+const width = 512
+model Net(x: f32[batch, 256]) -> f32[batch, 16] {
+    let h = relu(nn.linear(x, width) as first)
+    let h = relu(nn.linear(h, width) as second)
+    nn.linear(h, 16) as out
+}
+train Net {
+    data      = synthetic(rows: 4096, classes: 16)
+    logits    = Net(data.x)
+    loss      = nn.cross_entropy(logits, data.y)
+    optimizer = optim.adam(lr: 1e-3)
+    batch     = 4096
+}
+";
+
+#[test]
+fn plan_searches_or_costs_what_is_given() {
+    let desk = Desk::new();
+    fs::write(desk.path("planned.tw"), PLANNED).unwrap();
+    let found = desk.json(&["plan", "planned.tw", "--cluster", "v100-16gb:1x4", "-o", "plan.ron"]);
+    for field in ["step_s", "tflops_per_device", "memory_bytes_max", "planning_s"] {
+        assert!(found[field].as_f64().unwrap() > 0.0, "{field}: {found}");
+    }
+    assert_eq!(found["feasible"], true);
+    assert!(fs::read_to_string(desk.path("plan.ron")).unwrap().contains("model_hash"));
+    let text = desk.run(&["plan", "planned.tw", "--cluster", "v100-16gb:1x4"]);
+    for part in ["mesh", "microbatch", "compute", "bubble", "optimizer", "plans were costed", "planned in"] {
+        assert!(text.out.contains(part), "{part}: {}", text.out);
+    }
+    let manual =
+        |plan: &str| desk.json(&["plan", "planned.tw", "--cluster", "v100-16gb:1x4", "--manual", plan]);
+    let alone = manual("dp=1");
+    let replicas = manual("dp=4");
+    let cut = manual("tp=4,microbatches=2");
+    let pipeline = manual("pp=2,microbatches=8,recompute=full");
+    assert_eq!(
+        (replicas["data"].as_u64(), cut["tensor"].as_u64(), pipeline["pipeline"].as_u64()),
+        (Some(4), Some(4), Some(2))
+    );
+    let step = |object: &serde_json::Value| object["step_s"].as_f64().unwrap();
+    for other in [&alone, &replicas, &cut, &pipeline] {
+        assert!(step(&found) <= step(other) * (1.0 + 1e-9), "{found} {other}");
+    }
+
+    for (cluster, plan, message) in [
+        ("v100-17gb:8", "dp=1", "there is no device `v100-17gb`"),
+        ("v100-16gb:4x", "dp=1", "is no cluster"),
+        ("nowhere.ron", "dp=1", "cannot read nowhere.ron"),
+        ("v100-16gb:4", "dp=3,sp=2", "there is no `sp`"),
+        ("v100-16gb:4", "dp=8", "no arrangement of 4 devices"),
+        ("v100-16gb:4", "dp=4,microbatches=3", "no arrangement of 4 devices"),
+    ] {
+        let failed = desk.run(&["plan", "planned.tw", "--cluster", cluster, "--manual", plan]);
+        assert!(failed.code == 3 && failed.error.contains(message), "{cluster} {plan}: {}", failed.error);
+    }
+    fs::write(desk.path("untrained.tw"), "model Twice(x: f32[n]) -> f32[n] { x + x }\n").unwrap();
+    let untrained = desk.run(&["plan", "untrained.tw", "--cluster", "k80"]);
+    assert_eq!(untrained.code, 3, "{}", untrained.error);
+}
+
+#[test]
+fn a_plan_file_is_run_on_paper_and_refused_for_another_model() {
+    let desk = Desk::new();
+    fs::write(desk.path("planned.tw"), PLANNED).unwrap();
+    let plan = [
+        "plan",
+        "planned.tw",
+        "--cluster",
+        "v100-16gb:2x2",
+        "--manual",
+        "dp=2,pp=2,microbatches=4",
+        "-o",
+        "plan.ron",
+    ];
+    let planned = desk.json(&plan);
+    let simulated = desk.json(&[
+        "simulate",
+        "planned.tw",
+        "--cluster",
+        "v100-16gb:2x2",
+        "--plan",
+        "plan.ron",
+        "--trace",
+        "t.json",
+    ]);
+    let ratio = simulated["step_s"].as_f64().unwrap() / planned["step_s"].as_f64().unwrap();
+    assert!((0.9..1.1).contains(&ratio), "{ratio}");
+    let trace: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(desk.path("t.json")).unwrap()).unwrap();
+    assert!(trace["traceEvents"].as_array().unwrap().len() > 16);
+    let other = desk.run(&[
+        "simulate",
+        "planned.tw",
+        "--cluster",
+        "v100-16gb:2x2",
+        "--plan",
+        "plan.ron",
+        "--set",
+        "width=1024",
+    ]);
+    assert!(other.code == 3 && other.error.contains("another model"), "{}", other.error);
+
+    let sweep = [
+        "simulate",
+        "planned.tw",
+        "--cluster",
+        "v100-16gb:2x2",
+        "--sweep",
+        "devices=1..4",
+        "--svg",
+        "s.svg",
+        "--csv",
+        "s.csv",
+    ];
+    let object = desk.json(&sweep);
+    assert_eq!(object["sweep"].as_array().unwrap().len(), 3);
+    assert!(fs::read_to_string(desk.path("s.svg")).unwrap().starts_with("<svg"));
+    assert_eq!(fs::read_to_string(desk.path("s.csv")).unwrap().lines().count(), 4);
+    let faults = desk.json(&["simulate", "planned.tw", "--cluster", "v100-16gb:2x2", "--mtbf-hours", "1000"]);
+    let goodput = faults["goodput"]["share"].as_f64().unwrap();
+    assert!(goodput > 0.5 && goodput < 1.0, "{faults}");
 }
