@@ -18,7 +18,7 @@ use thalweg_tests::{random_graph, values};
 /// Threads of the compiled run: two, so that kernels are split.
 const THREADS: usize = 2;
 
-fn plan(graph: &Graph) -> Plan {
+pub(crate) fn plan(graph: &Graph) -> Plan {
     let whole = |_, _: &str| Layout::default();
     let request = Request {
         name: &graph.name,

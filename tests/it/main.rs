@@ -9,6 +9,7 @@ mod empty;
 mod fuzz;
 mod gradient;
 mod lowering;
+mod narrow;
 mod onnx_export;
 mod partition;
 mod places;

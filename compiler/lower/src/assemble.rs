@@ -16,7 +16,7 @@ use thalweg_plan::{
     Address, CollectiveKind as PlanCollective, CollectiveStep, KernelId, Launch, LoopId, Origin, Step,
     StepKind,
 };
-use thalweg_tensor::ops::{Collective, CollectiveKind, Direction};
+use thalweg_tensor::ops::{Collective, CollectiveKind};
 use thalweg_tensor::{Graph, Mesh, NodeId, Op};
 
 /// Bits of an unlinked address that hold the offset in its buffer; those above hold the buffer.
@@ -480,9 +480,10 @@ impl<'p, 'a> Body<'p, 'a> {
         let kind = match &node.op {
             Op::Contract(_) => {
                 let step = routine::contract(source, id);
-                let size = step.contraction.dtype.size_bytes();
-                let place =
-                    |view: &view::View| self.slot(view.base).shifted(view.offset as usize * size).address();
+                let place = |view: &view::View| {
+                    let size = self.graph.ty(view.base).dtype.size_bytes();
+                    self.slot(view.base).shifted(view.offset as usize * size).address()
+                };
                 let b_constant = self.is_constant(step.b.base);
                 let (a, b) = (place(&step.a), place(&step.b));
                 StepKind::Contract {
@@ -495,11 +496,7 @@ impl<'p, 'a> Body<'p, 'a> {
                 }
             }
             Op::Convolve(op) => {
-                let weights = match op.direction {
-                    Direction::Forward => Some(1),
-                    Direction::InputGradient => Some(0),
-                    Direction::WeightGradient => None,
-                };
+                let weights = op.weights();
                 StepKind::Convolve {
                     convolution: routine::convolution(source, id),
                     a: operand(self, 0),

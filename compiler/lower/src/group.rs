@@ -146,7 +146,10 @@ pub(crate) fn needs_in_memory(graph: &Graph, id: NodeId) -> Vec<NodeId> {
     let node = graph.node(id);
     let dense = |operands: &[NodeId]| operands.iter().map(|operand| dense_base(graph, *operand)).collect();
     match &node.op {
-        Op::Contract(_) => node.operands.iter().map(|operand| crate::view::base(graph, *operand)).collect(),
+        Op::Contract(_) => match crate::view::narrow_bases(graph, id) {
+            Some(bases) => bases.to_vec(),
+            None => node.operands.iter().map(|operand| crate::view::base(graph, *operand)).collect(),
+        },
         Op::DynamicUpdate(_) => dense(&node.operands[..1]),
         Op::Concat(_) | Op::Cumulative(_) => vec![],
         Op::Leaf(_)
@@ -324,7 +327,11 @@ struct Grouper<'a> {
 pub(crate) fn reads(graph: &Graph, stored: &[bool], id: NodeId) -> BTreeSet<NodeId> {
     let mut found = BTreeSet::new();
     let mut seen = BTreeSet::new();
-    let mut open: Vec<NodeId> = graph.node(id).operands.clone();
+    // What a routine reads in front of a conversion lies in memory, whether the converted values do or not.
+    let mut open = match crate::view::narrow_bases(graph, id) {
+        Some(bases) => bases.to_vec(),
+        None => graph.node(id).operands.clone(),
+    };
     while let Some(next) = open.pop() {
         if !seen.insert(next) {
             continue;

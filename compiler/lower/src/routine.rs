@@ -2,7 +2,7 @@
 
 use crate::coalesce::coalesce;
 use crate::emit::Source;
-use crate::view::{View, dense_strides, view};
+use crate::view::{View, dense_strides, narrow_bases, view, view_over};
 use thalweg_kernel::ir::{Kernel, Range, VarId};
 use thalweg_plan::{
     ArgSort, ContractAxis, Contraction, Convolution, ConvolveDirection, Precision, Scatter as ScatterShape,
@@ -45,7 +45,11 @@ pub(crate) fn contract(source: Source, id: NodeId) -> ContractStep {
     let Op::Contract(op) = &node.op else { panic!("{id} is no contraction") };
     let letters = letters(op);
     let (left, right) = if letters.swapped { (1, 0) } else { (0, 1) };
-    let views = [view(source, node.operands[left]), view(source, node.operands[right])];
+    let narrow = narrow_bases(source.graph, id);
+    let views = [left, right].map(|side| match narrow {
+        Some(bases) => view_over(source, node.operands[side], bases[side]),
+        None => view(source, node.operands[side]),
+    });
     let names = [&op.lhs, &op.rhs];
     let out = dense_strides(&source.sizes(id));
     let stride = |names: &str, strides: &[i64], letter: char| {
@@ -75,6 +79,7 @@ pub(crate) fn contract(source: Source, id: NodeId) -> ContractStep {
         n: axes(&letters.n),
         k: axes(&letters.k),
         dtype: source.graph.ty(id).dtype,
+        operands: narrow.map(|_| views.each_ref().map(|view| source.graph.ty(view.base).dtype)),
         precision: Precision::Full,
     };
     let [a, b] = views;

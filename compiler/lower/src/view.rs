@@ -1,6 +1,7 @@
 //! Movement without moving: transposes, slices, broadcasts and most reshapes of memory are other strides over it.
 
 use crate::emit::Source;
+use thalweg_base::DType;
 use thalweg_tensor::ops::CollectiveKind;
 use thalweg_tensor::{Graph, NodeId, Op};
 
@@ -49,9 +50,14 @@ fn moves(op: &Op) -> bool {
 
 /// The node that must lie in memory for `id` to be read through a view: as far down as strides reach.
 pub(crate) fn base(graph: &Graph, id: NodeId) -> NodeId {
+    deepest(graph, id, &|step| moves(&graph.node(step).op))
+}
+
+/// The deepest node that `id` is a strided view of, going down through the nodes that `passes` names.
+fn deepest(graph: &Graph, id: NodeId, passes: &dyn Fn(NodeId) -> bool) -> NodeId {
     // From every node on the way down, try whether strides express the way back up.
     let mut chain = vec![id];
-    while moves(&graph.node(*chain.last().expect("it begins with one")).op) {
+    while passes(*chain.last().expect("it begins with one")) {
         chain.push(graph.node(*chain.last().expect("it begins with one")).operands[0]);
     }
     let reaches = |at: usize| {
@@ -68,11 +74,49 @@ pub(crate) fn base(graph: &Graph, id: NodeId) -> NodeId {
     chain[at]
 }
 
+/// Whether products of elements of that dtype are those of the same elements converted to `i32`, and a routine has them.
+fn is_narrow(dtype: DType) -> bool {
+    match dtype {
+        DType::I8 | DType::U8 | DType::I16 => true,
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 | DType::Bool => false,
+        DType::U16 | DType::U32 | DType::U64 | DType::I32 | DType::I64 => false,
+    }
+}
+
+/// Of a contraction in `i32` whose operands are both converted from narrower integers, the memory in front of the conversions:
+/// the routine multiplies those, and nothing is converted.
+pub(crate) fn narrow_bases(graph: &Graph, id: NodeId) -> Option<[NodeId; 2]> {
+    let node = graph.node(id);
+    let Op::Contract(_) = node.op else { return None };
+    if graph.ty(id).dtype != DType::I32 {
+        return None;
+    }
+    let widens = |step: NodeId| {
+        let node = graph.node(step);
+        matches!(node.op, Op::Convert(_)) && is_narrow(graph.ty(node.operands[0]).dtype)
+    };
+    let passes = |step| moves(&graph.node(step).op) || widens(step);
+    let below = |operand| {
+        let base = deepest(graph, operand, &passes);
+        is_narrow(graph.ty(base).dtype).then_some(base)
+    };
+    Some([below(node.operands[0])?, below(node.operands[1])?])
+}
+
 /// The view of `id` over the memory of `base`, which `base()` gave.
 pub(crate) fn view(source: Source, id: NodeId) -> View {
+    view_until(source, id, &|node| source.stored[node.index()])
+}
+
+/// The view of `id` over `base`, which [`narrow_bases`] gave.
+pub(crate) fn view_over(source: Source, id: NodeId, base: NodeId) -> View {
+    view_until(source, id, &|node| node == base)
+}
+
+fn view_until(source: Source, id: NodeId, ends: &dyn Fn(NodeId) -> bool) -> View {
     let graph = source.graph;
     let mut chain = vec![id];
-    while !source.stored[chain.last().expect("it begins with one").index()] {
+    while !ends(*chain.last().expect("it begins with one")) {
         chain.push(graph.node(*chain.last().expect("it begins with one")).operands[0]);
     }
     let base = *chain.last().expect("it begins with one");

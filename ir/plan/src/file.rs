@@ -4,7 +4,7 @@ use crate::{Plan, verify};
 use serde::{Deserialize, Deserializer, Serializer};
 
 /// The format that this version writes and reads.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// Why a text is no plan that can be used.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]

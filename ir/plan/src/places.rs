@@ -94,8 +94,9 @@ impl<'a> Visitor<'a> {
         match &step.kind {
             StepKind::Launch(launch) => self.launch(step, launch),
             StepKind::Contract { contraction, a, b, c, epilogue, .. } => {
-                let size = contraction.dtype.size_bytes();
-                self.routine(step, [a, b, c], extents(contraction).map(|elements| times(&[elements, size])));
+                let (elements, dtypes) = (extents(contraction), contraction.dtypes());
+                let bytes = |at: usize| times(&[elements[at], dtypes[at].size_bytes()]);
+                self.routine(step, [a, b, c], [bytes(0), bytes(1), bytes(2)]);
                 if let Some(epilogue) = epilogue {
                     self.launch(step, epilogue);
                 }

@@ -39,10 +39,21 @@ pub struct Contraction {
     pub n: Vec<ContractAxis>,
     /// Axes of `a` and `b`, summed over.
     pub k: Vec<ContractAxis>,
-    /// The element type of all three.
+    /// The element type of the result, and of `a` and `b` unless these are narrower.
     pub dtype: DType,
+    /// The element types of `a` and `b` where they are narrower integers than a result of `i32`: `i8`, `u8` or `i16`. Each
+    /// element is taken as the integer that it is, so the products are those of the operands converted to `i32`.
+    pub operands: Option<[DType; 2]>,
     /// What may be done to operands of `f32`.
     pub precision: Precision,
+}
+
+impl Contraction {
+    /// The element types of `a`, `b` and `c`.
+    pub fn dtypes(&self) -> [DType; 3] {
+        let [a, b] = self.operands.unwrap_or([self.dtype; 2]);
+        [a, b, self.dtype]
+    }
 }
 
 /// Which of the three of a convolution is computed from the other two.

@@ -83,7 +83,7 @@ pub fn detect(threads: Option<usize>) -> DeviceDescription {
     let clock = if facts.clock_hz > 0.0 { facts.clock_hz } else { 2.5e9 };
     // Two multiply-adds a cycle of the widest vectors; those of 512 bits take two cycles on every second processor.
     let per_cycle = match Isa::detect() {
-        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => 32.0,
+        Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::Avx2 => 32.0,
         Isa::Portable => 8.0,
     };
     let cores = threads.min(facts.threads) as f64;

@@ -286,17 +286,31 @@ impl Preparer<'_> {
         epilogue: Option<&Launch>,
         b_constant: bool,
     ) -> Result<Kind, DeviceError> {
-        let dtype = kernel_dtype(contraction.dtype)
-            .ok_or_else(|| DeviceError::DType { step: label(step), dtype: contraction.dtype })?;
+        let kernel_dtype =
+            |dtype| kernel_dtype(dtype).ok_or_else(|| DeviceError::DType { step: label(step), dtype });
+        let dtypes = contraction.dtypes();
+        let narrow = match contraction.operands {
+            None => None,
+            Some([a, b]) => {
+                let fits = |dtype| matches!(dtype, DType::I8 | DType::U8 | DType::I16);
+                if contraction.dtype != DType::I32 || !fits(a) || !fits(b) {
+                    let violation =
+                        format!("products of {a} and {b} are not summed in {}", contraction.dtype);
+                    return Err(invalid(step, violation));
+                }
+                Some([kernel_dtype(a)?, kernel_dtype(b)?])
+            }
+        };
         let axes = |axes: &[ContractAxis]| axes.iter().map(kernel_axis).collect::<Vec<_>>();
         let contract = kernels::Contraction {
             batch: axes(&contraction.batch),
             m: axes(&contraction.m),
             n: axes(&contraction.n),
             k: axes(&contraction.k),
-            dtype,
+            dtype: kernel_dtype(contraction.dtype)?,
+            operands: narrow,
         };
-        let operands = self.operands(step, addresses, contraction.dtype)?;
+        let operands = self.operands(step, addresses, dtypes)?;
         // What is lent for a run is other memory each time.
         let b_constant =
             b_constant && operands[1].region() == 0 && contraction.batch.iter().all(|axis| axis.extent == 1);
@@ -318,11 +332,11 @@ impl Preparer<'_> {
         };
         // One row reads its matrix once either way, so nothing is gained for it unless there are fewer bytes to read; 2 to 64
         // rows gain a fifth to a half of the time, more rows a tenth and less.
-        let packed = match b_constant && (extents[1] > 1 || prepared.rounds()) {
+        let packed = match b_constant && (extents[1] > 1 || prepared.wants_packed_row()) {
             true => {
                 let axes = contraction.n.iter().chain(&contraction.k).chain(&contraction.batch);
                 let last: i64 = axes.map(|axis| axis.stride_b * (axis.extent as i64 - 1)).sum();
-                let bytes = (last + 1) as usize * contraction.dtype.size_bytes();
+                let bytes = (last + 1) as usize * dtypes[1].size_bytes();
                 self.packed(prepared.packed_b_bytes(), &operands[1], bytes)?
             }
             false => None,
@@ -407,7 +421,7 @@ impl Preparer<'_> {
         let fused = epilogue.is_some_and(|launch| self.ranges(launch.kernel) == extents);
         let parts = if fused { 1 } else { self.threads };
         let epilogue = epilogue.map(|launch| self.launch(step, launch, parts)).transpose()?;
-        let operands = self.operands(step, addresses, convolution.dtype)?;
+        let operands = self.operands(step, addresses, [convolution.dtype; 3])?;
         let weights = match convolution.direction {
             ConvolveDirection::Forward => Some(&operands[1]),
             ConvolveDirection::InputGradient => Some(&operands[0]),
@@ -430,10 +444,10 @@ impl Preparer<'_> {
         &self,
         step: &Step,
         addresses: [&Address; 3],
-        dtype: DType,
+        dtypes: [DType; 3],
     ) -> Result<[Place; 3], DeviceError> {
-        let [a, b, c] = addresses.map(|address| self.place(step, address, dtype));
-        Ok([a?, b?, c?])
+        let place = |at: usize| self.place(step, addresses[at], dtypes[at]);
+        Ok([place(0)?, place(1)?, place(2)?])
     }
 
     fn ranges(&self, kernel: KernelId) -> Vec<usize> {

@@ -234,13 +234,14 @@ impl Run<'_, '_> {
     }
 
     fn contract(&mut self, contraction: &Contraction, [a, b, c]: [&Address; 3]) {
-        let dtype = contraction.dtype;
+        let [a_dtype, b_dtype, dtype] = contraction.dtypes();
         let outer: Vec<ContractAxis> = [&contraction.batch[..], &contraction.m, &contraction.n].concat();
         let mut sums = Vec::new();
         each_offset(&outer, &mut |[a_start, b_start, c_start]| {
             let mut sum = Scalar::zero(wide(dtype));
             each_offset(&contraction.k, &mut |[a_step, b_step, _]| {
-                let product = (self.get(dtype, a, a_start + a_step), self.get(dtype, b, b_start + b_step));
+                let left = self.get(a_dtype, a, a_start + a_step);
+                let product = (left, self.get(b_dtype, b, b_start + b_step));
                 sum = multiply_add(product, sum);
             });
             sums.push((c_start, sum));

@@ -50,6 +50,14 @@ impl Case {
         self
     }
 
+    /// Operands of those types, summed in `i32`.
+    fn narrow(mut self, a: DType, b: DType) -> Case {
+        self.name += &format!(" {a:?} {b:?}");
+        self.contraction.dtype = DType::I32;
+        self.contraction.operands = Some([a, b]);
+        self
+    }
+
     fn cold(mut self) -> Case {
         self.name += " cold";
         self.cold = true;
@@ -78,6 +86,8 @@ fn cases() -> Vec<Case> {
         cases.push(case("bert", m, n, k, true));
         cases.push(case("bert", m, n, k, true).cold());
         cases.push(case("bert", m, n, k, true).rounded());
+        cases.push(case("bert", m, n, k, true).narrow(DType::U8, DType::I8));
+        cases.push(case("bert", m, n, k, true).narrow(DType::I8, DType::I8));
     }
     // A weight stored as [out, in], which is how most frameworks keep it.
     let mut linear = case("bert B transposed", 128, 768, 3072, false);

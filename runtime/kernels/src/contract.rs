@@ -10,6 +10,7 @@ use crate::offsets::Offsets;
 use crate::pack::Strided;
 use crate::pool::ThreadPool;
 use crate::skinny::Skinny;
+use crate::tile::Word;
 
 /// One axis of a contraction. Strides are in elements; 0 where the operand lacks the axis (or is broadcast along it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,8 +41,11 @@ pub struct Contraction {
     pub n: Vec<Axis>,
     /// Axes of A and B, summed over.
     pub k: Vec<Axis>,
-    /// The element type of A, B and C.
+    /// The element type of C, and of A and B unless these are narrower.
     pub dtype: DType,
+    /// The element types of A and B where they are narrower integers than C of `I32`: `I16`, `I8` or `U8`. Each element is
+    /// taken as the integer that it is.
+    pub operands: Option<[DType; 2]>,
 }
 
 /// A contraction prepared for an instruction set and a number of threads.
@@ -91,6 +95,7 @@ impl Contraction {
             n: vec![axis(n, 0, 1, 1)],
             k: vec![axis(k, 1, n, 0)],
             dtype,
+            operands: None,
         }
     }
 
@@ -105,7 +110,7 @@ impl Contraction {
     /// An instruction set that this machine lacks is replaced by the widest that it has.
     ///
     /// # Panics
-    /// When the number of indices of a group does not fit in `usize`.
+    /// When the number of indices of a group does not fit in `usize`, or the operands are of other types than those said above.
     pub fn prepare(&self, isa: Isa, threads: usize) -> Prepared {
         self.prepare_any(isa, threads, None)
     }
@@ -136,6 +141,14 @@ impl Contraction {
         let c_rows = offsets(&self.m, |axis| axis.stride_c);
         let c_columns = offsets(&self.n, |axis| axis.stride_c);
         let flops = self.flops();
+        let (a_dtype, b_dtype) = match self.operands {
+            None => (self.dtype, self.dtype),
+            Some([a, b]) => {
+                let narrow = self.dtype == DType::I32 && a.fits_words() && b.fits_words();
+                assert!(narrow, "products of {a:?} and {b:?} are not summed in {:?}", self.dtype);
+                (a, b)
+            }
+        };
         let skinny = Skinny::new(crate::skinny::Parts {
             isa,
             threads,
@@ -150,7 +163,8 @@ impl Contraction {
         });
         // A vector's matrix is read once: rounding it saves its bytes only if it was rounded before.
         let halved = isa == Isa::Avx512Bf16 && self.dtype == DType::F32 && c_rows.len == 1;
-        if let Some(skinny) = skinny.filter(|_| !(halved && rounded == Some(true))) {
+        let blocked = (halved && rounded == Some(true)) || self.operands.is_some();
+        if let Some(skinny) = skinny.filter(|_| !blocked) {
             return Prepared { form: Form::Skinny(Box::new(skinny)), flops };
         }
         // The vectors of the micro-kernel lie along C's columns, so those are to be side by side.
@@ -186,7 +200,8 @@ impl Contraction {
                 merged: None,
             }
         };
-        let product = Product::with_rounding(parts, rounded.is_some());
+        let types = if swapped { (b_dtype, a_dtype) } else { (a_dtype, b_dtype) };
+        let product = Product::with_operands(parts, types, rounded.is_some());
         Prepared { form: Form::Blocked(Box::new(product)), flops }
     }
 }
@@ -200,10 +215,11 @@ impl Prepared {
         }
     }
 
-    /// Whether operands are rounded to bfloat16 that were not of it: packing them ahead then halves what a run reads.
-    pub fn rounds(&self) -> bool {
+    /// Whether a product of one row gains from a B that is packed ahead: where a run reads fewer bytes of it then, or packs it
+    /// itself.
+    pub fn wants_packed_row(&self) -> bool {
         match &self.form {
-            Form::Blocked(product) => product.terms == 2 && product.dtype == DType::F32,
+            Form::Blocked(product) => product.word != Word::One && product.dtype != DType::Bf16,
             Form::Skinny(_) => false,
         }
     }

@@ -54,6 +54,14 @@ impl DType {
         }
     }
 
+    /// Whether it is an integer of which two fit in a word of 32 bits, with its sign.
+    pub(crate) fn fits_words(self) -> bool {
+        match self {
+            DType::I16 | DType::I8 | DType::U8 => true,
+            DType::F32 | DType::F64 | DType::F16 | DType::Bf16 | DType::I32 | DType::I64 => false,
+        }
+    }
+
     /// Whether elements are stored in another type than they are computed in.
     pub(crate) fn is_narrow(self) -> bool {
         self.bytes() != self.compute_bytes()
@@ -66,6 +74,8 @@ pub(crate) trait Compute: Copy + Default + Send + Sync + 'static {
     fn mul_add(self, b: Self, c: Self) -> Self;
     /// `self + b`.
     fn add(self, b: Self) -> Self;
+    /// The low 32 bits of the integer, the fraction of a float being dropped.
+    fn low_bits(self) -> u32;
 }
 
 macro_rules! float_compute {
@@ -79,6 +89,10 @@ macro_rules! float_compute {
             #[inline(always)]
             fn add(self, b: Self) -> Self {
                 self + b
+            }
+            #[inline(always)]
+            fn low_bits(self) -> u32 {
+                self as i64 as u32
             }
         }
     )*};
@@ -95,6 +109,10 @@ macro_rules! int_compute {
             #[inline(always)]
             fn add(self, b: Self) -> Self {
                 self.wrapping_add(b)
+            }
+            #[inline(always)]
+            fn low_bits(self) -> u32 {
+                self as u32
             }
         }
     )*};

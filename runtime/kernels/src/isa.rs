@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 /// An instruction set for which kernels exist. Ordered from the widest to the one that every machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Isa {
-    /// As [`Avx512`](Self::Avx512), with products of pairs of bfloat16 (AVX512-BF16).
+    /// As [`Avx512Vnni`](Self::Avx512Vnni), with products of pairs of bfloat16 (AVX512-BF16).
     Avx512Bf16,
+    /// As [`Avx512`](Self::Avx512), with products of four bytes or two words that are summed in `i32` (AVX512-VNNI).
+    Avx512Vnni,
     /// x86-64 with AVX-512 F, BW, DQ and VL: 512-bit vectors, masks.
     Avx512,
     /// x86-64 with AVX2 and FMA: 256-bit vectors.
@@ -17,7 +19,7 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, widest first.
-    const ALL: [Isa; 4] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
+    const ALL: [Isa; 5] = [Isa::Avx512Bf16, Isa::Avx512Vnni, Isa::Avx512, Isa::Avx2, Isa::Portable];
 
     /// The widest instruction set of this machine.
     pub fn detect() -> Isa {
@@ -33,7 +35,9 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            Isa::Avx512Bf16 => Isa::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 Isa::Avx2.is_available()
@@ -49,7 +53,7 @@ impl Isa {
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::Avx2 => false,
             Isa::Portable => true,
         }
     }
@@ -68,7 +72,7 @@ impl Isa {
         match self {
             // SAFETY: the caller vouches for the instruction set and for the work.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 => unsafe { call_avx512(work) },
+            Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe { call_avx512(work) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { call_avx2(work) },

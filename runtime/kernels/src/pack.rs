@@ -1,6 +1,8 @@
 //! Copying a block of an operand into the order in which a micro-kernel reads it.
 
-use crate::element::Storage;
+use std::marker::PhantomData;
+
+use crate::element::{Compute, Storage};
 use crate::isa::Work;
 use crate::offsets::Offsets;
 
@@ -144,10 +146,48 @@ impl<S: Storage> PackPanel<'_, S> {
     }
 }
 
-/// Packs one panel of words of two bfloat16: word `to[s * width + i]` has term `k0 + 2 s` of wide index `first + i` in its lower
-/// half and the next one in its upper half; zero past `count` and past the last term.
-pub(crate) struct PackPairs<'a, S: Storage> {
-    pub to: *mut S::Compute,
+/// How terms of the sum are written side by side in a word of 32 bits, the first in the lowest bits.
+pub(crate) trait Terms {
+    /// Terms of a word.
+    const COUNT: usize;
+    /// The bits of a term, those above its share of the word being dropped.
+    fn bits<S: Storage>(x: S) -> u32;
+}
+
+/// Two bfloat16, rounded to nearest.
+pub(crate) struct Bf16Terms;
+impl Terms for Bf16Terms {
+    const COUNT: usize = 2;
+    #[inline(always)]
+    fn bits<S: Storage>(x: S) -> u32 {
+        u32::from(x.bf16_bits())
+    }
+}
+
+/// Two integers of 16 bits.
+pub(crate) struct IntTerms;
+impl Terms for IntTerms {
+    const COUNT: usize = 2;
+    #[inline(always)]
+    fn bits<S: Storage>(x: S) -> u32 {
+        x.widen().low_bits()
+    }
+}
+
+/// Four bytes.
+pub(crate) struct ByteTerms;
+impl Terms for ByteTerms {
+    const COUNT: usize = 4;
+    #[inline(always)]
+    fn bits<S: Storage>(x: S) -> u32 {
+        x.widen().low_bits()
+    }
+}
+
+/// Packs one panel of words of several terms: word `to[s * width + i]` has the terms from `k0 + s * COUNT` on of wide index
+/// `first + i`; zero past `count` and past the last term.
+pub(crate) struct PackWords<'a, S, T> {
+    pub to: *mut u32,
     pub width: usize,
     pub from: *const S,
     pub matrix: &'a Strided,
@@ -155,24 +195,18 @@ pub(crate) struct PackPairs<'a, S: Storage> {
     pub count: usize,
     pub k0: usize,
     pub terms: usize,
+    pub form: PhantomData<T>,
 }
 
-#[inline(always)]
-fn pair<S: Storage>(lower: S, upper: S) -> u32 {
-    u32::from(lower.bf16_bits()) | u32::from(upper.bf16_bits()) << 16
-}
+/// Words of a row that are made before they are written across the panel.
+const WORD_RUN: usize = 16;
 
-/// Words of a row that are rounded before they are written across the panel.
-const PAIR_RUN: usize = 16;
-
-impl<S: Storage> Work for PackPairs<'_, S> {
+impl<S: Storage, T: Terms> Work for PackWords<'_, S, T> {
     /// # Safety
-    /// `from` is valid at every offset of the block, `to` for `width` words at each of the steps, each as large as one of
-    /// `S::Compute`.
+    /// `from` is valid at every offset of the block, `to` for `width` words at each of the steps.
     #[inline(always)]
     unsafe fn go(self) {
         let Strided { wide, deep } = self.matrix;
-        let to = self.to.cast::<u32>();
         if self.terms == 0 {
             return;
         }
@@ -181,45 +215,50 @@ impl<S: Storage> Work for PackPairs<'_, S> {
             if wide.inner == 1 && wide.even_from(self.first, self.count) == self.count {
                 let from = self.from.offset(wide.at(self.first));
                 match (self.count == self.width, self.width) {
-                    (true, 32) => self.rows::<32>(from, to),
-                    (true, 12) => self.rows::<12>(from, to),
-                    _ => self.each(to),
+                    (true, 32) => self.rows::<32>(from),
+                    (true, 12) => self.rows::<12>(from),
+                    _ => self.each(),
                 }
             } else if deep.inner == 1 && deep.even_from(self.k0, self.terms) == self.terms {
-                self.across(to);
+                self.across();
             } else {
-                self.each(to);
+                self.each();
             }
         }
     }
 }
 
-impl<S: Storage> PackPairs<'_, S> {
-    /// Elements of a panel lie side by side: two whole rows at a time.
+impl<S: Storage, T: Terms> PackWords<'_, S, T> {
+    /// Where a term lies in a word.
     #[inline(always)]
-    unsafe fn rows<const N: usize>(&self, from: *const S, to: *mut u32) {
-        let row = |k: usize| from.wrapping_offset(self.matrix.deep.at(self.k0 + k)).cast::<[S; N]>();
-        // SAFETY: as for `go`.
-        unsafe {
-            for step in 0..self.terms / 2 {
-                let lower = row(2 * step).read_unaligned();
-                let upper = row(2 * step + 1).read_unaligned();
-                let words: [u32; N] = std::array::from_fn(|i| pair(lower[i], upper[i]));
-                to.add(step * N).cast::<[u32; N]>().write_unaligned(words);
+    fn placed(x: S, term: usize) -> u32 {
+        let width = 32 / T::COUNT;
+        (T::bits(x) & (u32::MAX >> (32 - width))) << (term * width)
+    }
+
+    /// Elements of a panel lie side by side: the rows of a word at a time.
+    #[inline(always)]
+    unsafe fn rows<const N: usize>(&self, from: *const S) {
+        for step in 0..self.terms.div_ceil(T::COUNT) {
+            let mut words = [0_u32; N];
+            for term in 0..T::COUNT.min(self.terms - step * T::COUNT) {
+                let at = self.matrix.deep.at(self.k0 + step * T::COUNT + term);
+                // SAFETY: as for `go`.
+                let row = unsafe { from.offset(at).cast::<[S; N]>().read_unaligned() };
+                for i in 0..N {
+                    words[i] |= Self::placed(row[i], term);
+                }
             }
-            if self.terms % 2 == 1 {
-                let lower = row(self.terms - 1).read_unaligned();
-                let words: [u32; N] = std::array::from_fn(|i| u32::from(lower[i].bf16_bits()));
-                to.add(self.terms / 2 * N).cast::<[u32; N]>().write_unaligned(words);
-            }
+            // SAFETY: as for `go`.
+            unsafe { self.to.add(step * N).cast::<[u32; N]>().write_unaligned(words) };
         }
     }
 
-    /// Terms lie side by side: four rows are rounded along the sum and written as columns.
+    /// Terms lie side by side: words of four rows are made along the sum and written as columns.
     #[inline(always)]
-    unsafe fn across(&self, to: *mut u32) {
+    unsafe fn across(&self) {
         let Strided { wide, deep } = self.matrix;
-        let steps = self.terms.div_ceil(2);
+        let steps = self.terms.div_ceil(T::COUNT);
         // SAFETY: as for `go`.
         unsafe {
             let base = self.from.offset(deep.at(self.k0));
@@ -227,27 +266,23 @@ impl<S: Storage> PackPairs<'_, S> {
             while i < self.width {
                 let rows = self.count.saturating_sub(i).min(4);
                 let across = (self.width - i).min(4);
-                for start in (0..steps).step_by(PAIR_RUN) {
-                    let run = PAIR_RUN.min(steps - start);
-                    let mut words = [[0_u32; PAIR_RUN]; 4];
+                for start in (0..steps).step_by(WORD_RUN) {
+                    let run = WORD_RUN.min(steps - start);
+                    let mut words = [[0_u32; WORD_RUN]; 4];
                     for (r, words) in words.iter_mut().enumerate().take(rows) {
-                        let row = base.offset(wide.at(self.first + i + r)).add(2 * start);
-                        if 2 * (start + PAIR_RUN) <= self.terms {
-                            let terms = row.cast::<[S; 2 * PAIR_RUN]>().read_unaligned();
-                            for j in 0..PAIR_RUN {
-                                words[j] = pair(terms[2 * j], terms[2 * j + 1]);
-                            }
-                        } else {
-                            for (j, word) in words.iter_mut().enumerate().take(run) {
-                                let lower = u32::from((*row.add(2 * j)).bf16_bits());
-                                let more = 2 * (start + j) + 1 < self.terms;
-                                *word = if more { pair(*row.add(2 * j), *row.add(2 * j + 1)) } else { lower };
+                        let row = base.offset(wide.at(self.first + i + r));
+                        let whole = (start + WORD_RUN) * T::COUNT <= self.terms;
+                        for (j, word) in words.iter_mut().enumerate().take(run) {
+                            let first = (start + j) * T::COUNT;
+                            let terms = if whole { T::COUNT } else { T::COUNT.min(self.terms - first) };
+                            for term in 0..terms {
+                                *word |= Self::placed(*row.add(first + term), term);
                             }
                         }
                     }
-                    let to = to.add(start * self.width + i);
-                    if across == 4 && run == PAIR_RUN {
-                        for j in (0..PAIR_RUN).step_by(4) {
+                    let to = self.to.add(start * self.width + i);
+                    if across == 4 && run == WORD_RUN {
+                        for j in (0..WORD_RUN).step_by(4) {
                             let from = words.each_ref().map(|row| row[j..].as_ptr().cast::<f32>());
                             f32::transpose4(from, to.add(j * self.width).cast(), self.width);
                         }
@@ -265,19 +300,20 @@ impl<S: Storage> PackPairs<'_, S> {
     }
 
     #[inline(always)]
-    unsafe fn each(&self, to: *mut u32) {
+    unsafe fn each(&self) {
         let Strided { wide, deep } = self.matrix;
-        for step in 0..self.terms.div_ceil(2) {
+        for step in 0..self.terms.div_ceil(T::COUNT) {
             for i in 0..self.width {
-                // SAFETY: as for `go`.
-                unsafe {
-                    let half = |k: usize| {
-                        let inside = i < self.count && k < self.terms;
-                        let at = || self.from.offset(wide.at(self.first + i) + deep.at(self.k0 + k));
-                        if inside { u32::from((*at()).bf16_bits()) } else { 0 }
-                    };
-                    *to.add(step * self.width + i) = half(2 * step) | half(2 * step + 1) << 16;
+                let mut word = 0;
+                for term in 0..T::COUNT.min(self.terms - step * T::COUNT) {
+                    if i < self.count {
+                        let at = wide.at(self.first + i) + deep.at(self.k0 + step * T::COUNT + term);
+                        // SAFETY: as for `go`.
+                        word |= Self::placed(unsafe { *self.from.offset(at) }, term);
+                    }
                 }
+                // SAFETY: as for `go`.
+                unsafe { *self.to.add(step * self.width + i) = word };
             }
         }
     }
@@ -324,10 +360,10 @@ impl<S: Storage> Work for Narrow<'_, S> {
     }
 }
 
-/// Asks for a block of a matrix ahead of its use: rows `outer.0 .. outer.1` of `steps.0`, along `inner` of `steps.1`, which must
-/// be side by side; of `parts` equal shares of the rows, the one numbered `part`.
-pub(crate) fn prefetch_share<S>(
-    from: *const S,
+/// Asks for a block of a matrix of elements of some bytes ahead of its use: rows `outer.0 .. outer.1` of `steps.0`, along
+/// `inner` of `steps.1`, which must be side by side; of `parts` equal shares of the rows, the one numbered `part`.
+fn prefetch_share(
+    (from, bytes): (*const u8, usize),
     steps: (&Offsets, &Offsets),
     outer: (usize, usize),
     inner: (usize, usize),
@@ -338,10 +374,10 @@ pub(crate) fn prefetch_share<S>(
     if steps.1.even_from(inner.0, len) < len {
         return;
     }
-    let lines = (len * size_of::<S>()).div_ceil(64);
-    let start = from.wrapping_offset(steps.1.at(inner.0)).cast::<u8>();
+    let lines = (len * bytes).div_ceil(64);
+    let start = from.wrapping_offset(steps.1.at(inner.0) * bytes as isize);
     for row in rows * part / parts..rows * (part + 1) / parts {
-        let at = start.wrapping_offset(steps.0.at(outer.0 + row) * size_of::<S>() as isize);
+        let at = start.wrapping_offset(steps.0.at(outer.0 + row) * bytes as isize);
         for line in 0..lines {
             crate::tile::prefetch_l2(at.wrapping_add(64 * line));
         }
@@ -349,15 +385,19 @@ pub(crate) fn prefetch_share<S>(
 }
 
 impl Strided {
-    /// Asks for a share of the block of `wide` and `deep` indices, in whichever order its elements are side by side.
+    /// Asks for a share of the block of `wide` and `deep` indices of a matrix that begins `offset` elements of `bytes` bytes
+    /// from `from`, in whichever order its elements are side by side.
     #[inline(always)]
-    pub(crate) fn prefetch<S>(
+    pub(crate) fn prefetch(
         &self,
-        from: *const S,
+        from: *const u8,
+        bytes: usize,
+        offset: isize,
         wide: (usize, usize),
         deep: (usize, usize),
         share: (usize, usize),
     ) {
+        let from = (from.wrapping_offset(offset * bytes as isize), bytes);
         if self.wide.inner == 1 {
             prefetch_share(from, (&self.deep, &self.wide), deep, wide, share);
         } else if self.deep.inner == 1 {

@@ -81,9 +81,62 @@ impl<T: Compute, const N: usize> Vector for Lanes<T, N> {
     }
 }
 
+/// Sums of four products of pairs: the operands of `mul_add` are words of two integers of 16 bits each, all else is of `i32`.
+#[derive(Clone, Copy)]
+pub(crate) struct PairLanes(Lanes<i32, 4>);
+
+impl Vector for PairLanes {
+    type T = i32;
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: arrays need no instruction set.
+        Self(unsafe { Lanes::zero() })
+    }
+    #[inline(always)]
+    unsafe fn splat(from: *const i32) -> Self {
+        // SAFETY: passed on to the caller.
+        Self(unsafe { Lanes::splat(from) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const i32) -> Self {
+        // SAFETY: passed on to the caller.
+        Self(unsafe { Lanes::load(from) })
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const i32, n: usize) -> Self {
+        // SAFETY: passed on to the caller.
+        Self(unsafe { Lanes::load_first(from, n) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.0.store(to) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut i32, n: usize) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.0.store_first(to, n) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+        let (a, b, c) = (self.0.0, b.0.0, c.0.0);
+        Self(Lanes(std::array::from_fn(|i| {
+            let lower = i32::from(a[i] as i16) * i32::from(b[i] as i16);
+            c[i].wrapping_add(lower).wrapping_add((a[i] >> 16) * (b[i] >> 16))
+        })))
+    }
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        // SAFETY: arrays need no instruction set.
+        Self(unsafe { self.0.add(b.0) })
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
-    //! 512-bit and 256-bit registers of floats.
+    //! 512-bit and 256-bit registers.
     use super::Vector;
     use std::arch::x86_64::*;
 
@@ -317,5 +370,113 @@ pub(crate) mod x86 {
         _mm256_maskstore_pd,
         _mm256_fmadd_pd,
         _mm256_add_pd
+    );
+
+    /// Vectors of `i32` whose `mul_add` takes words of several integers: what it computes is an expression of the sum, the left
+    /// and the right operand.
+    macro_rules! words {
+        ($(#[$about:meta])* $name:ident, $reg:ty, $lanes:literal, $zero:ident, $splat:ident, $load:ident, $store:ident, $add:ident, $loadm:expr, $storem:expr, $products:expr) => {
+            $(#[$about])*
+            #[derive(Clone, Copy)]
+            pub(crate) struct $name($reg);
+
+            impl Vector for $name {
+                type T = i32;
+                const LANES: usize = $lanes;
+
+                #[inline(always)]
+                unsafe fn zero() -> Self {
+                    // SAFETY: only kernels compiled for its instruction set name this type.
+                    Self(unsafe { $zero() })
+                }
+                #[inline(always)]
+                unsafe fn splat(from: *const i32) -> Self {
+                    // SAFETY: as above; one word at `from`.
+                    Self(unsafe { $splat(*from) })
+                }
+                #[inline(always)]
+                unsafe fn load(from: *const i32) -> Self {
+                    // SAFETY: as above; a vector of words at `from`.
+                    Self(unsafe { $load(from.cast()) })
+                }
+                #[inline(always)]
+                unsafe fn load_first(from: *const i32, n: usize) -> Self {
+                    // SAFETY: as above; lanes that are masked out are not read.
+                    Self(unsafe { $loadm(from, n) })
+                }
+                #[inline(always)]
+                unsafe fn store(self, to: *mut i32) {
+                    // SAFETY: as above; room for a vector at `to`.
+                    unsafe { $store(to.cast(), self.0) }
+                }
+                #[inline(always)]
+                unsafe fn store_first(self, to: *mut i32, n: usize) {
+                    // SAFETY: as above; lanes that are masked out are not written.
+                    unsafe { $storem(to, n, self.0) }
+                }
+                #[inline(always)]
+                unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+                    // SAFETY: as above.
+                    Self(unsafe { $products(c.0, self.0, b.0) })
+                }
+                #[inline(always)]
+                unsafe fn add(self, b: Self) -> Self {
+                    // SAFETY: as above.
+                    Self(unsafe { $add(self.0, b.0) })
+                }
+            }
+        };
+    }
+    macro_rules! words_512 {
+        ($(#[$about:meta])* $name:ident, $products:expr) => {
+            words!(
+                $(#[$about])*
+                $name,
+                __m512i,
+                16,
+                _mm512_setzero_si512,
+                _mm512_set1_epi32,
+                _mm512_loadu_si512,
+                _mm512_storeu_si512,
+                _mm512_add_epi32,
+                |from, n: usize| _mm512_maskz_loadu_epi32(((1_u32 << n) - 1) as __mmask16, from),
+                |to, n: usize, value| _mm512_mask_storeu_epi32(to, ((1_u32 << n) - 1) as __mmask16, value),
+                $products
+            );
+        };
+    }
+    words_512!(
+        /// Four bytes a word, those of the left operand unsigned, those of the right one signed.
+        BytesLeft,
+        |c, a, b| _mm512_dpbusd_epi32(c, a, b)
+    );
+    words_512!(
+        /// Four bytes a word, those of the right operand unsigned, those of the left one signed.
+        BytesRight,
+        |c, a, b| _mm512_dpbusd_epi32(c, b, a)
+    );
+    words_512!(
+        /// Two integers of 16 bits a word, by one instruction.
+        IntPairsVnni,
+        |c, a, b| _mm512_dpwssd_epi32(c, a, b)
+    );
+    words_512!(
+        /// Two integers of 16 bits a word.
+        IntPairs16,
+        |c, a, b| _mm512_add_epi32(c, _mm512_madd_epi16(a, b))
+    );
+    words!(
+        /// Two integers of 16 bits a word.
+        IntPairs8,
+        __m256i,
+        8,
+        _mm256_setzero_si256,
+        _mm256_set1_epi32,
+        _mm256_loadu_si256,
+        _mm256_storeu_si256,
+        _mm256_add_epi32,
+        |from, n| _mm256_maskload_epi32(from, F32x8::mask(n)),
+        |to, n, value| _mm256_maskstore_epi32(to, F32x8::mask(n), value),
+        |c, a, b| _mm256_add_epi32(c, _mm256_madd_epi16(a, b))
     );
 }

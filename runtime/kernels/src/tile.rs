@@ -2,7 +2,7 @@
 
 use crate::element::Compute;
 use crate::isa::Isa;
-use crate::simd::{Lanes, Vector};
+use crate::simd::{Lanes, PairLanes, Vector};
 
 /// One call of a micro-kernel: `C[i, j] (+)= sum_k a[k * a_step + i] * b[k * b_step + j]`.
 pub(crate) struct Tile<T> {
@@ -65,8 +65,34 @@ impl<T> Kernels<T> {
 pub(crate) trait Kernel: Compute {
     /// Its micro-kernels for `isa`.
     fn kernels(isa: Isa) -> &'static Kernels<Self>;
-    /// Those whose operands are words of two bfloat16, each step two terms of the sum, where `isa` has them.
-    fn pair_kernels(isa: Isa) -> Option<&'static Kernels<Self>>;
+    /// Those whose operands are words of several terms of the sum, where `isa` has them.
+    fn word_kernels(isa: Isa, word: Word) -> Option<&'static Kernels<Self>>;
+}
+
+/// What the elements are that a step of the sum takes from an operand: one, or a word of 32 bits with several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// One element of the type of the sum.
+    One,
+    /// Two bfloat16, summed in `f32`.
+    Bf16Pair,
+    /// Two integers of 16 bits, summed in `i32`.
+    IntPair,
+    /// Four bytes, those of the left operand unsigned and those of the right one signed, summed in `i32`.
+    BytesLeft,
+    /// Four bytes, those of the right operand unsigned and those of the left one signed, summed in `i32`.
+    BytesRight,
+}
+
+impl Word {
+    /// Terms of the sum in each step.
+    pub(crate) fn terms(self) -> usize {
+        match self {
+            Word::One => 1,
+            Word::Bf16Pair | Word::IntPair => 2,
+            Word::BytesLeft | Word::BytesRight => 4,
+        }
+    }
 }
 
 /// How many steps ahead of the sum B is fetched: at some two cycles a step and row this covers the latency of L2.
@@ -181,7 +207,14 @@ unsafe fn tile_avx2<V: Vector, const R: usize, const W: usize, const INDEXED: bo
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-unsafe fn tile_pairs<V: Vector, const R: usize, const W: usize, const INDEXED: bool>(t: &Tile<V::T>) {
+unsafe fn tile_bf16<V: Vector, const R: usize, const W: usize, const INDEXED: bool>(t: &Tile<V::T>) {
+    // SAFETY: passed on to the caller.
+    unsafe { tile::<V, R, W, INDEXED>(t) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn tile_vnni<V: Vector, const R: usize, const W: usize, const INDEXED: bool>(t: &Tile<V::T>) {
     // SAFETY: passed on to the caller.
     unsafe { tile::<V, R, W, INDEXED>(t) }
 }
@@ -198,10 +231,10 @@ macro_rules! table {
 
 /// The shapes fill the registers: 12 x 2 of 32 vectors, 6 x 2 of 16, which a portable target has at least.
 macro_rules! float_kernel {
-    ($t:ty, $wide:ident, $mid:ident, $n:literal, $pairs:ident) => {
+    ($t:ty, $wide:ident, $mid:ident, $n:literal, $words:ident) => {
         impl Kernel for $t {
-            fn pair_kernels(isa: Isa) -> Option<&'static Kernels<Self>> {
-                $pairs(isa)
+            fn word_kernels(isa: Isa, word: Word) -> Option<&'static Kernels<Self>> {
+                $words(isa, word)
             }
 
             fn kernels(isa: Isa) -> &'static Kernels<Self> {
@@ -211,7 +244,7 @@ macro_rules! float_kernel {
                     static AVX512: Kernels<$t> = table!(tile_avx512, $wide, $t; 1 2 3 4 5 6 7 8 9 10 11 12);
                     static AVX2: Kernels<$t> = table!(tile_avx2, $mid, $t; 1 2 3 4 5 6);
                     match isa {
-                        Isa::Avx512Bf16 | Isa::Avx512 => return &AVX512,
+                        Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => return &AVX512,
                         Isa::Avx2 => return &AVX2,
                         Isa::Portable => {}
                     }
@@ -223,30 +256,54 @@ macro_rules! float_kernel {
         }
     };
 }
-float_kernel!(f32, F32x16, F32x8, 4, bf16_pairs);
-float_kernel!(f64, F64x8, F64x4, 2, no_pairs);
+float_kernel!(f32, F32x16, F32x8, 4, bf16_words);
+float_kernel!(f64, F64x8, F64x4, 2, no_words);
 
-fn bf16_pairs(isa: Isa) -> Option<&'static Kernels<f32>> {
+fn bf16_words(isa: Isa, word: Word) -> Option<&'static Kernels<f32>> {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 {
+    if (isa, word) == (Isa::Avx512Bf16, Word::Bf16Pair) {
         use crate::simd::x86::Bf16Pairs;
-        static PAIRS: Kernels<f32> = table!(tile_pairs, Bf16Pairs, f32; 1 2 3 4 5 6 7 8 9 10 11 12);
+        static PAIRS: Kernels<f32> = table!(tile_bf16, Bf16Pairs, f32; 1 2 3 4 5 6 7 8 9 10 11 12);
         return Some(&PAIRS);
     }
-    let _ = isa;
+    let _ = (isa, word);
     None
 }
 
-fn no_pairs<T>(_: Isa) -> Option<&'static Kernels<T>> {
+fn no_words<T>(_: Isa, _: Word) -> Option<&'static Kernels<T>> {
     None
+}
+
+/// Bytes need an instruction for their products; pairs of 16 bits have one everywhere, or are computed in lanes.
+fn int_words(isa: Isa, word: Word) -> Option<&'static Kernels<i32>> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use crate::simd::x86::{BytesLeft, BytesRight, IntPairs8, IntPairs16, IntPairsVnni};
+        static LEFT: Kernels<i32> = table!(tile_vnni, BytesLeft, i32; 1 2 3 4 5 6 7 8 9 10 11 12);
+        static RIGHT: Kernels<i32> = table!(tile_vnni, BytesRight, i32; 1 2 3 4 5 6 7 8 9 10 11 12);
+        static VNNI: Kernels<i32> = table!(tile_vnni, IntPairsVnni, i32; 1 2 3 4 5 6 7 8 9 10 11 12);
+        static AVX512: Kernels<i32> = table!(tile_avx512, IntPairs16, i32; 1 2 3 4 5 6 7 8 9 10 11 12);
+        static AVX2: Kernels<i32> = table!(tile_avx2, IntPairs8, i32; 1 2 3 4 5 6);
+        match (isa, word) {
+            (Isa::Avx512Bf16 | Isa::Avx512Vnni, Word::BytesLeft) => return Some(&LEFT),
+            (Isa::Avx512Bf16 | Isa::Avx512Vnni, Word::BytesRight) => return Some(&RIGHT),
+            (Isa::Avx512Bf16 | Isa::Avx512Vnni, Word::IntPair) => return Some(&VNNI),
+            (Isa::Avx512, Word::IntPair) => return Some(&AVX512),
+            (Isa::Avx2, Word::IntPair) => return Some(&AVX2),
+            _ => {}
+        }
+    }
+    let _ = isa;
+    static PORTABLE: Kernels<i32> = table!(tile, PairLanes, i32; 1 2 3 4 5 6);
+    (word == Word::IntPair).then_some(&PORTABLE)
 }
 
 /// Integers take the array form everywhere, compiled for the instruction set.
 macro_rules! int_kernel {
-    ($t:ty, $wide:literal, $mid:literal, $n:literal) => {
+    ($t:ty, $wide:literal, $mid:literal, $n:literal, $words:ident) => {
         impl Kernel for $t {
-            fn pair_kernels(isa: Isa) -> Option<&'static Kernels<Self>> {
-                no_pairs(isa)
+            fn word_kernels(isa: Isa, word: Word) -> Option<&'static Kernels<Self>> {
+                $words(isa, word)
             }
 
             fn kernels(isa: Isa) -> &'static Kernels<Self> {
@@ -255,7 +312,7 @@ macro_rules! int_kernel {
                     static AVX512: Kernels<$t> = table!(tile_avx512, Lanes<$t, $wide>, $t; 1 2 3 4 5 6 7 8);
                     static AVX2: Kernels<$t> = table!(tile_avx2, Lanes<$t, $mid>, $t; 1 2 3 4);
                     match isa {
-                        Isa::Avx512Bf16 | Isa::Avx512 => return &AVX512,
+                        Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => return &AVX512,
                         Isa::Avx2 => return &AVX2,
                         Isa::Portable => {}
                     }
@@ -267,5 +324,5 @@ macro_rules! int_kernel {
         }
     };
 }
-int_kernel!(i32, 8, 8, 4);
-int_kernel!(i64, 4, 4, 2);
+int_kernel!(i32, 8, 8, 4, int_words);
+int_kernel!(i64, 4, 4, 2, no_words);

@@ -167,25 +167,73 @@ pub fn centered(
 ) -> Build<NodeId> {
     let x = b.convert(x, DType::I32)?;
     let Some(zero_point) = zero_point else { return Ok(x) };
+    let zero_point = placed(b, zero_point, dim_from_end)?;
+    let shape = b.shape(x);
+    let zero_point = b.broadcast_to(zero_point, &shape)?;
+    b.pointwise(F::Sub, &[x, zero_point])
+}
+
+/// A zero point in i32, in a shape that is broadcast to that of what it belongs to.
+fn placed(b: &mut Builder, zero_point: NodeId, dim_from_end: usize) -> Build<NodeId> {
     let mut zero_point = b.convert(zero_point, DType::I32)?;
     if b.rank(zero_point) == 1 {
         let shape = [b.shape(zero_point), vec![Dim::ONE; dim_from_end - 1]].concat();
         zero_point = b.reshape(zero_point, &shape)?;
     }
-    let shape = b.shape(x);
     let all: Dim = thalweg_base::dim::product(&b.shape(zero_point));
-    let zero_point = if all == Dim::ONE { b.reshape(zero_point, &[])? } else { zero_point };
-    let zero_point = b.broadcast_to(zero_point, &shape)?;
-    b.pointwise(F::Sub, &[x, zero_point])
+    if all == Dim::ONE { b.reshape(zero_point, &[]) } else { Ok(zero_point) }
+}
+
+/// The product of integers less their zero points, in i32; the zero points have shapes that are broadcast to those of their
+/// operands.
+///
+/// `sum (a - p)(b - q) = sum a b - p sum b - q sum (a - p)`: where p is the same along a row of `a`, and q along a column of
+/// `b`, what is multiplied are the operands themselves, which are of bytes, and the rest are sums of columns and rows.
+pub fn centered_product(
+    b: &mut Builder,
+    (lhs, l_zero): (NodeId, Option<NodeId>),
+    (rhs, r_zero): (NodeId, Option<NodeId>),
+) -> Build<NodeId> {
+    let (l, r) = (b.convert(lhs, DType::I32)?, b.convert(rhs, DType::I32)?);
+    let l_zero = l_zero.map(|zero| b.convert(zero, DType::I32)).transpose()?;
+    let r_zero = r_zero.map(|zero| b.convert(zero, DType::I32)).transpose()?;
+    let (l_rank, r_rank) = (b.rank(l), b.rank(r));
+    let along = |b: &Builder, zero: Option<NodeId>, from_end: usize| {
+        let shape = zero.map(|zero| b.shape(zero)).unwrap_or_default();
+        shape.len() < from_end || shape[shape.len() - from_end] == Dim::ONE
+    };
+    if l_rank < 2 || r_rank < 2 || !along(b, l_zero, 1) || !along(b, r_zero, 2) {
+        let l = l_zero.map_or(Ok(l), |zero| b.binary(F::Sub, l, zero))?;
+        let r = r_zero.map_or(Ok(r), |zero| b.binary(F::Sub, r, zero))?;
+        return product(b, l, r);
+    }
+    let mut y = product(b, l, r)?;
+    if let Some(zero) = l_zero {
+        let columns = b.reduce(ReduceFn::Sum, r, &[r_rank - 2], true)?;
+        let taken = b.binary(F::Mul, zero, columns)?;
+        y = b.binary(F::Sub, y, taken)?;
+    }
+    if let Some(zero) = r_zero {
+        let mut rows = b.reduce(ReduceFn::Sum, l, &[l_rank - 1], true)?;
+        if let Some(zero) = l_zero {
+            let size = b.shape(l)[l_rank - 1].clone();
+            let terms = b.size_like(rows, &size)?;
+            let whole = b.binary(F::Mul, zero, terms)?;
+            rows = b.binary(F::Sub, rows, whole)?;
+        }
+        let taken = b.binary(F::Mul, rows, zero)?;
+        y = b.binary(F::Sub, y, taken)?;
+    }
+    Ok(y)
 }
 
 fn matmul_integer(call: &mut Call) -> Results {
     let (lhs, rhs) = (call.x(0)?, call.x(1)?);
     let (l_zero, r_zero) = (call.optional(2)?, call.optional(3)?);
     let rank = call.b.rank(lhs).min(2);
-    let lhs = centered(call.b, lhs, l_zero, rank.max(1))?;
-    let rhs = centered(call.b, rhs, r_zero, 1)?;
-    let y = product(call.b, lhs, rhs)?;
+    let l_zero = l_zero.map(|zero| placed(call.b, zero, rank.max(1))).transpose()?;
+    let r_zero = r_zero.map(|zero| placed(call.b, zero, 1)).transpose()?;
+    let y = centered_product(call.b, (lhs, l_zero), (rhs, r_zero))?;
     call.one(y)
 }
 

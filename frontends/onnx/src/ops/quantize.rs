@@ -4,7 +4,7 @@
 
 use super::Row;
 use super::cast::{encode, integer_range, wide};
-use super::matmul::product;
+use super::matmul::{centered_product, product};
 use super::pool::window::{kernel_of, slides};
 use crate::builder::{Build, Builder, problem};
 use crate::call::{Call, Results, normalize};
@@ -241,8 +241,13 @@ fn qlinear_mat_mul(call: &mut Call) -> Results {
     let b = &mut *call.b;
     let a_zero = a_zero.map(|zero| of_rows(b, zero)).transpose()?;
     let w_zero = w_zero.map(|zero| of_columns(b, zero)).transpose()?;
-    let (a, w) = (centered(b, a, a_zero)?, centered(b, w, w_zero)?);
-    let sums = product(b, a, w)?;
+    let sums = match b.dtype(a).is_float() || b.dtype(w).is_float() {
+        true => {
+            let (a, w) = (centered(b, a, a_zero)?, centered(b, w, w_zero)?);
+            product(b, a, w)?
+        }
+        false => centered_product(b, (a, a_zero), (w, w_zero))?,
+    };
     let scales = [of_rows(b, a_scale)?, of_columns(b, w_scale)?, of_rows(b, y_scale)?];
     let y = rescaled(b, sums, scales)?;
     let y_zero = y_zero.map(|zero| of_rows(b, zero)).transpose()?;

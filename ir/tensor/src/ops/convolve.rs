@@ -46,6 +46,15 @@ pub struct Convolve {
 }
 
 impl Convolve {
+    /// Which operand the weights are; none where they are what is computed.
+    pub fn weights(&self) -> Option<usize> {
+        match self.direction {
+            Direction::Forward => Some(1),
+            Direction::InputGradient => Some(0),
+            Direction::WeightGradient => None,
+        }
+    }
+
     /// The types of x, w and y.
     fn roles<T: Clone>(&self, operands: &[T], result: T) -> [T; 3] {
         let (a, b) = (operands[0].clone(), operands[1].clone());

@@ -49,6 +49,7 @@ pub(crate) fn matrices(batch: usize, m: usize, n: usize, k: usize, dtype: DType)
         n: vec![axis(n, 0, 1, 1)],
         k: vec![axis(k, 1, n, 0)],
         dtype,
+        operands: None,
         precision: Precision::Full,
     }
 }

@@ -63,7 +63,7 @@ pub fn peak(isa: Isa) -> f64 {
     let chains = |rounds| match isa {
         // SAFETY: the instruction set is one of the available ones.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 => unsafe { chains_avx512(rounds) },
+        Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe { chains_avx512(rounds) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { chains_avx2(rounds) },

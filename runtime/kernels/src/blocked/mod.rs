@@ -7,17 +7,18 @@
 
 mod task;
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::convolve::{Fill, Gather, GatherPanel, OVERRUN, Padded};
-use crate::element::{DType, Storage};
+use crate::element::{DType, Storage, with_storage};
 use crate::epilogue::Epilogue;
 use crate::isa::Isa;
 use crate::offsets::{Offsets, Slots};
-use crate::pack::{PackPairs, PackPanel, Strided};
+use crate::pack::{Bf16Terms, ByteTerms, IntTerms, PackPanel, PackWords, Strided};
 use crate::plan::{Blocking, Shape};
 use crate::pool::ThreadPool;
-use crate::tile::{Kernel, Kernels};
+use crate::tile::{Kernel, Kernels, Word};
 use task::Task;
 
 /// Where the right operand comes from.
@@ -60,13 +61,16 @@ impl Shared {
 pub(crate) struct Product {
     pub isa: Isa,
     pub dtype: DType,
+    /// The element types of the operands: `dtype`, or narrower integers.
+    pub left_dtype: DType,
+    pub right_dtype: DType,
     pub batch: usize,
     pub m: usize,
     pub n: usize,
     /// Steps of the sum.
     pub k: usize,
-    /// Terms of the sum in each step: two where operands are packed as pairs of bfloat16.
-    pub terms: usize,
+    /// What a step of the sum takes from a packed operand.
+    pub word: Word,
     pub left: Strided,
     pub left_slots: Slots,
     pub right: Right,
@@ -112,11 +116,17 @@ pub(crate) struct Parts {
 impl Product {
     /// Chooses the blocking.
     pub(crate) fn new(parts: Parts) -> Product {
-        Product::with_rounding(parts, false)
+        let types = (parts.dtype, parts.dtype);
+        Product::with_operands(parts, types, false)
     }
 
-    /// Chooses the blocking of a product whose `f32` operands may be rounded to bfloat16 where that is faster.
-    pub(crate) fn with_rounding(parts: Parts, rounding: bool) -> Product {
+    /// Chooses the blocking of a product whose operands are narrower than the sum, or whose `f32` operands may be rounded to
+    /// bfloat16 where that is faster.
+    pub(crate) fn with_operands(
+        parts: Parts,
+        (left_dtype, right_dtype): (DType, DType),
+        rounding: bool,
+    ) -> Product {
         let Parts {
             isa,
             threads,
@@ -131,12 +141,14 @@ impl Product {
             swapped,
             merged,
         } = parts;
-        let narrow_enough = dtype == DType::Bf16 || (rounding && dtype == DType::F32);
-        let wanted = narrow_enough && matches!(right, Right::Strided(_));
-        let (lanes, mr, nr, terms) = crate::element::with_storage!(dtype, S => {
-            let pairs = <S as Storage>::Compute::pair_kernels(isa).filter(|_| wanted);
-            let kernels = pairs.unwrap_or_else(|| <S as Storage>::Compute::kernels(isa));
-            (kernels.lanes, kernels.mr(), kernels.nr(), if pairs.is_some() { 2 } else { 1 })
+        let word = match &right {
+            Right::Strided(_) => Word::of(dtype, (left_dtype, right_dtype), rounding, isa),
+            Right::Gather(_) | Right::Padded(_) => Word::One,
+        };
+        let terms = word.terms();
+        let (lanes, mr, nr) = with_storage!(dtype, S => {
+            let kernels = kernels_of::<<S as Storage>::Compute>(isa, word);
+            (kernels.lanes, kernels.mr(), kernels.nr())
         });
         let (m, k) = (left.wide.len, left.deep.len.div_ceil(terms));
         let (n, padded) = match &right {
@@ -186,11 +198,13 @@ impl Product {
         Product {
             isa,
             dtype,
+            left_dtype,
+            right_dtype,
             batch: c_batch.len,
             m,
             n,
             k,
-            terms,
+            word,
             left,
             left_slots,
             right,
@@ -208,14 +222,13 @@ impl Product {
 
     /// The micro-kernels.
     fn kernels<S: Storage>(&self) -> &'static Kernels<S::Compute> {
-        let pairs = S::Compute::pair_kernels(self.isa).filter(|_| self.terms == 2);
-        pairs.unwrap_or_else(|| S::Compute::kernels(self.isa))
+        kernels_of(self.isa, self.word)
     }
 
     /// The first term of some steps, and how many terms they have.
     fn term_range(&self, k0: usize, depth: usize) -> (usize, usize) {
-        let first = k0 * self.terms;
-        (first, (depth * self.terms).min(self.left.deep.len - first))
+        let first = k0 * self.word.terms();
+        (first, (depth * self.word.terms()).min(self.left.deep.len - first))
     }
 
     /// Bytes of one packed left matrix.
@@ -281,12 +294,10 @@ impl Product {
     /// `from` is the described operand, `to` has `packed_left_bytes` bytes.
     pub(crate) unsafe fn pack_left_with(&self, pool: Option<&ThreadPool>, from: *const u8, to: *mut u8) {
         let (from, to, pieces) = (Operand::Plain(from), Shared(to), self.left_pieces());
-        crate::element::with_storage!(self.dtype, S => {
-            shares(pool, self.packed_left_bytes(), pieces, &|index| {
-                let Operand::Plain(from) = pick(&from) else { return };
-                // SAFETY: passed on to the caller; each piece lies within the packed operand, apart from the others.
-                unsafe { self.pack_left_piece::<S>(from.cast(), to.get(), index) };
-            });
+        shares(pool, self.packed_left_bytes(), pieces, &|index| {
+            let Operand::Plain(from) = pick(&from) else { return };
+            // SAFETY: passed on to the caller; each piece lies within the packed operand, apart from the others.
+            unsafe { self.pack_left_piece(from, to.get(), index) };
         });
     }
 
@@ -298,29 +309,27 @@ impl Product {
         let (nr, panels) = (self.blocking.nr, self.blocking.column_panels);
         let (blocks, groups) = (self.k.div_ceil(self.blocking.kc), panels.div_ceil(PACK_PANELS));
         let (from, to) = (Operand::Plain(from), Shared(to));
-        crate::element::with_storage!(self.dtype, S => {
-            let pieces = self.right_slots.offsets.len() * blocks * groups;
-            shares(pool, self.packed_right_bytes(), pieces, &|index| {
-                let Operand::Plain(from) = pick(&from) else { return };
-                let (rest, group) = (index / groups, index % groups);
-                let (slot, k0) = (rest / blocks, rest % blocks * self.blocking.kc);
-                let depth = self.blocking.kc.min(self.k - k0);
-                let group = group * PACK_PANELS..((group + 1) * PACK_PANELS).min(panels);
-                for done in (0..depth).step_by(PACK_STEPS) {
-                    let steps = PACK_STEPS.min(depth - done);
-                    for panel in group.clone() {
-                        let at = k0 * self.n.next_multiple_of(nr) + depth * panel * nr + done * nr;
-                        // SAFETY: passed on to the caller; each part of a panel lies within the packed operand, apart from
-                        // the others.
-                        unsafe {
-                            let from = (from.cast::<S>(), self.right_slots.offsets[slot]);
-                            let to = to.get().add(slot * self.right_slot_bytes());
-                            let to = to.cast::<<S as Storage>::Compute>().add(at);
-                            self.pack_right_panel::<S>(from, to, panel, k0 + done, steps);
-                        }
+        let pieces = self.right_slots.offsets.len() * blocks * groups;
+        shares(pool, self.packed_right_bytes(), pieces, &|index| {
+            let Operand::Plain(from) = pick(&from) else { return };
+            let (rest, group) = (index / groups, index % groups);
+            let (slot, k0) = (rest / blocks, rest % blocks * self.blocking.kc);
+            let depth = self.blocking.kc.min(self.k - k0);
+            let group = group * PACK_PANELS..((group + 1) * PACK_PANELS).min(panels);
+            for done in (0..depth).step_by(PACK_STEPS) {
+                let steps = PACK_STEPS.min(depth - done);
+                for panel in group.clone() {
+                    let at = k0 * self.n.next_multiple_of(nr) + depth * panel * nr + done * nr;
+                    // SAFETY: passed on to the caller; each part of a panel lies within the packed operand, apart from the
+                    // others.
+                    unsafe {
+                        let from = (from, self.right_slots.offsets[slot]);
+                        let to =
+                            to.get().add(slot * self.right_slot_bytes() + at * self.dtype.compute_bytes());
+                        self.pack_right_panel(from, to, panel, k0 + done, steps);
                     }
                 }
-            });
+            }
         });
     }
 
@@ -338,47 +347,79 @@ impl Product {
         self.left_slots.offsets.len() * self.blocking.row_panels * self.k.div_ceil(self.blocking.kc)
     }
 
-    unsafe fn pack_left_piece<S: Storage>(&self, from: *const S, to: *mut u8, index: usize) {
+    unsafe fn pack_left_piece(&self, from: *const u8, to: *mut u8, index: usize) {
         let blocks = self.k.div_ceil(self.blocking.kc);
         let (rest, block) = (index / blocks, index % blocks);
         let (slot, panel) = (rest / self.blocking.row_panels, rest % self.blocking.row_panels);
         let k0 = block * self.blocking.kc;
         let depth = self.blocking.kc.min(self.k - k0);
         let row = self.blocking.row(self.m, panel);
+        let at = slot * self.left_slot_bytes() + (k0 * self.m + depth * row) * self.dtype.compute_bytes();
         // SAFETY: passed on to the caller.
-        unsafe {
-            let to =
-                to.add(slot * self.left_slot_bytes()).cast::<S::Compute>().add(k0 * self.m + depth * row);
-            self.pack_left_panel(from.offset(self.left_slots.offsets[slot]), to, panel, k0, depth);
-        }
+        unsafe { self.pack_left_panel((from, self.left_slots.offsets[slot]), to.add(at), panel, k0, depth) }
     }
 
-    unsafe fn pack_left_panel<S: Storage>(
+    /// Packs a panel of the left matrix that begins `offset` elements from `from`.
+    unsafe fn pack_left_panel(
         &self,
-        from: *const S,
-        to: *mut S::Compute,
+        (from, offset): (*const u8, isize),
+        to: *mut u8,
         panel: usize,
         k0: usize,
         depth: usize,
     ) {
         let first = self.blocking.row(self.m, panel);
         let count = self.blocking.row(self.m, panel + 1) - first;
-        let (width, matrix) = (count, &self.left);
+        let block = PanelBlock { width: count, first, count, k0, depth };
+        // SAFETY: passed on to the caller.
+        with_storage!(self.left_dtype, S => unsafe {
+            self.pack_panel::<S>(from.cast::<S>().offset(offset), to, &self.left, block)
+        });
+    }
+
+    /// Packs a panel of a matrix of strides, as the micro-kernel takes its terms.
+    unsafe fn pack_panel<S: Storage>(
+        &self,
+        from: *const S,
+        to: *mut u8,
+        matrix: &Strided,
+        block: PanelBlock,
+    ) {
+        let PanelBlock { width, first, count, k0, depth } = block;
+        let (k0, terms) = if self.word == Word::One { (k0, depth) } else { self.term_range(k0, depth) };
+        macro_rules! words {
+            ($form:ty) => {
+                PackWords {
+                    to: to.cast(),
+                    width,
+                    from,
+                    matrix,
+                    first,
+                    count,
+                    k0,
+                    terms,
+                    form: PhantomData::<$form>,
+                }
+            };
+        }
         // SAFETY: passed on to the caller; the instruction set was checked when the product was prepared.
         unsafe {
-            if self.terms == 2 {
-                let (k0, terms) = self.term_range(k0, depth);
-                self.isa.call(PackPairs { to, width, from, matrix, first, count, k0, terms });
-            } else {
-                self.isa.call(PackPanel { to, width, from, matrix, first, count, k0, depth });
+            match self.word {
+                Word::One => {
+                    self.isa.call(PackPanel { to: to.cast(), width, from, matrix, first, count, k0, depth });
+                }
+                Word::Bf16Pair => self.isa.call(words!(Bf16Terms)),
+                Word::IntPair => self.isa.call(words!(IntTerms)),
+                Word::BytesLeft | Word::BytesRight => self.isa.call(words!(ByteTerms)),
             }
         }
     }
 
-    unsafe fn pack_right_panel<S: Storage>(
+    /// Packs a panel of the right matrix that begins `offset` elements from `from`.
+    unsafe fn pack_right_panel(
         &self,
-        (from, offset): (*const S, isize),
-        to: *mut S::Compute,
+        (from, offset): (*const u8, isize),
+        to: *mut u8,
         panel: usize,
         k0: usize,
         depth: usize,
@@ -387,23 +428,19 @@ impl Product {
         let first = panel * width;
         let count = width.min(self.n - first);
         // SAFETY: passed on to the caller; the instruction set was checked when the product was prepared.
-        unsafe {
-            let from = from.offset(offset);
+        with_storage!(self.right_dtype, S => unsafe {
+            let from = from.cast::<S>().offset(offset);
             match &self.right {
-                Right::Strided(matrix) if self.terms == 2 => {
-                    let (k0, terms) = self.term_range(k0, depth);
-                    self.isa.call(PackPairs { to, width, from, matrix, first, count, k0, terms });
-                }
                 Right::Strided(matrix) => {
-                    self.isa.call(PackPanel { to, width, from, matrix, first, count, k0, depth });
+                    self.pack_panel::<S>(from, to, matrix, PanelBlock { width, first, count, k0, depth });
                 }
                 Right::Gather(gather) => {
-                    let readable = gather.total - offset as usize;
+                    let (to, readable) = (to.cast(), gather.total - offset as usize);
                     self.isa.call(GatherPanel { to, width, from, gather, readable, first, count, k0, depth });
                 }
                 Right::Padded(_) => panic!("a padded operand is never packed"),
             }
-        }
+        });
     }
 
     /// Computes C.
@@ -421,7 +458,7 @@ impl Product {
         epilogue: Option<&Epilogue>,
     ) {
         // SAFETY: passed on to the caller.
-        crate::element::with_storage!(self.dtype, S => unsafe {
+        with_storage!(self.dtype, S => unsafe {
             self.run_typed::<S>(pool, left, right, c, workspace, epilogue)
         });
     }
@@ -451,7 +488,7 @@ impl Product {
                 let Operand::Plain(from) = pick(&from) else { return };
                 for index in worker * share..((worker + 1) * share).min(pieces) {
                     // SAFETY: the workspace has room for the packed operand; pieces are disjoint.
-                    unsafe { self.pack_left_piece::<S>(from.cast(), to.get(), index) };
+                    unsafe { self.pack_left_piece(from, to.get(), index) };
                 }
             };
             parallel(pool, workers, &pack);
@@ -521,6 +558,39 @@ impl Product {
             }
         };
         parallel(pool, workers, &body);
+    }
+}
+
+/// Which part of a matrix a panel holds.
+struct PanelBlock {
+    width: usize,
+    first: usize,
+    count: usize,
+    /// The first step of the sum, and the number of steps.
+    k0: usize,
+    depth: usize,
+}
+
+/// The micro-kernels for a word that [`Word::of`] chose.
+fn kernels_of<T: Kernel>(isa: Isa, word: Word) -> &'static Kernels<T> {
+    T::word_kernels(isa, word).unwrap_or_else(|| T::kernels(isa))
+}
+
+impl Word {
+    /// The word in which a product of these operand types is fastest.
+    fn of(dtype: DType, (left, right): (DType, DType), rounding: bool, isa: Isa) -> Word {
+        if dtype == DType::Bf16 || (rounding && dtype == DType::F32) {
+            return if f32::word_kernels(isa, Word::Bf16Pair).is_some() { Word::Bf16Pair } else { Word::One };
+        }
+        if dtype != DType::I32 || !left.fits_words() || !right.fits_words() {
+            return Word::One;
+        }
+        let wanted = match (left, right) {
+            (DType::U8, DType::I8) => Word::BytesLeft,
+            (DType::I8, DType::U8) => Word::BytesRight,
+            _ => Word::IntPair,
+        };
+        if i32::word_kernels(isa, wanted).is_some() { wanted } else { Word::IntPair }
     }
 }
 

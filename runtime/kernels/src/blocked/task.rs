@@ -44,18 +44,18 @@ impl<S: Storage> Task<'_, S> {
         let p = self.product;
         if let (Operand::Plain(at), Some((batch, panel, k0, depth))) = (self.left, next.left) {
             let rows = (p.blocking.row(p.m, panel), p.blocking.row(p.m, panel + 1));
-            let from = at.cast::<S>().wrapping_offset(p.left_slots.offset(batch));
             let (first, terms) = p.term_range(k0, depth);
-            p.left.prefetch(from, rows, (first, first + terms), left_share);
+            let (bytes, offset) = (p.left_dtype.bytes(), p.left_slots.offset(batch));
+            p.left.prefetch(at, bytes, offset, rows, (first, first + terms), left_share);
         }
         if let (Operand::Plain(at), Right::Strided(right), Some((batch, columns, k0))) =
             (self.right, &p.right, &next.right)
         {
             let nr = p.blocking.nr;
             let columns = (columns.start * nr, (columns.end * nr).min(p.n));
-            let from = at.cast::<S>().wrapping_offset(p.right_slots.offset(*batch));
             let (first, terms) = p.term_range(*k0, p.blocking.kc.min(p.k - k0));
-            right.prefetch(from, columns, (first, first + terms), share);
+            let (bytes, offset) = (p.right_dtype.bytes(), p.right_slots.offset(*batch));
+            right.prefetch(at, bytes, offset, columns, (first, first + terms), share);
         }
         if let (Operand::Packed(at), Right::Strided(_), Some((batch, columns, k0))) =
             (self.right, &p.right, &next.right)
@@ -220,8 +220,8 @@ impl<S: Storage> Task<'_, S> {
                     slot.cast::<S::Compute>().add(k0 * p.m + depth * p.blocking.row(p.m, panel))
                 }
                 Operand::Plain(at) => {
-                    let from = at.cast::<S>().offset(p.left_slots.offset(batch));
-                    p.pack_left_panel(from, self.left_panel, panel, k0, depth);
+                    let from = (at, p.left_slots.offset(batch));
+                    p.pack_left_panel(from, self.left_panel.cast(), panel, k0, depth);
                     self.left_panel
                 }
             }
@@ -239,11 +239,11 @@ impl<S: Storage> Task<'_, S> {
         let Operand::Plain(at) = self.right else { return };
         // SAFETY: passed on to the caller.
         unsafe {
-            let from = (at.cast::<S>(), p.right_slots.offset(batch));
+            let from = (at, p.right_slots.offset(batch));
             for panel in panels.clone() {
                 if !self.in_place(panel) {
                     let to = self.right_block.add((panel - panels.start) * depth * p.blocking.nr);
-                    p.pack_right_panel(from, to, panel, k0, depth);
+                    p.pack_right_panel(from, to.cast(), panel, k0, depth);
                 }
             }
         }

@@ -122,7 +122,7 @@ impl Convolution {
                 vec![axis(self.batch, groups * co * size, groups * ci * size, 0), axis(size, 1, 1, 0)],
             ),
         };
-        Contraction { batch, m: vec![m], n: vec![n], k, dtype: self.dtype }
+        Contraction { batch, m: vec![m], n: vec![n], k, dtype: self.dtype, operands: None }
     }
 
     /// Whether the blocked form fits: one that vectorizes the channels of the result.

@@ -158,7 +158,7 @@ pub(super) fn row_kernels(isa: Isa) -> &'static RowKernels {
         static AVX512: RowKernels = table!(rows_avx512, F32x16; 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
         static AVX2: RowKernels = table!(rows_avx2, F32x8; 1 2 3 4 5 6);
         match isa {
-            Isa::Avx512Bf16 | Isa::Avx512 => return &AVX512,
+            Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => return &AVX512,
             Isa::Avx2 => return &AVX2,
             Isa::Portable => {}
         }

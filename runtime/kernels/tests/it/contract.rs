@@ -60,16 +60,17 @@ fn check_with(contraction: &Contraction, seed: u64, rounded: bool) {
         (bounds(&[&ab, &ak, &am]), bounds(&[&bb, &bk, &bn]), bounds(&[&cb, &cm, &cn]));
     let len = |(low, high): (isize, isize)| (high - low + 1) as usize;
     let mut random = Random(seed);
-    let mut a = Buffer::random(dtype, len(a_bounds), &mut random);
-    let mut b = Buffer::random(dtype, len(b_bounds), &mut random);
+    let [a_dtype, b_dtype] = contraction.operands.unwrap_or([dtype; 2]);
+    let mut a = Buffer::random(a_dtype, len(a_bounds), &mut random);
+    let mut b = Buffer::random(b_dtype, len(b_bounds), &mut random);
     if rounded {
         a.round();
         b.round();
     }
-    let start = |buffer: &mut Buffer, (low, _): (isize, isize)| {
+    let start = |buffer: &mut Buffer, (low, _): (isize, isize), dtype: DType| {
         buffer.ptr().wrapping_offset(-low * dtype.bytes() as isize)
     };
-    let (a_ptr, b_ptr) = (start(&mut a, a_bounds), start(&mut b, b_bounds));
+    let (a_ptr, b_ptr) = (start(&mut a, a_bounds, a_dtype), start(&mut b, b_bounds, b_dtype));
     let empty = Buffer::poison(dtype, 1).get(0);
     let mut want = vec![None; len(c_bounds)];
     for (x, c_batch) in cb.iter().enumerate() {
@@ -93,7 +94,7 @@ fn check_with(contraction: &Contraction, seed: u64, rounded: bool) {
                     contraction.prepare(isa, threads)
                 };
                 let mut c = Buffer::poison(dtype, len(c_bounds));
-                let c_ptr = start(&mut c, c_bounds);
+                let c_ptr = start(&mut c, c_bounds, dtype);
                 let mut workspace = vec![0xA5_u8; prepared.workspace_bytes()];
                 let coverage = Coverage::new(cb.len(), cm.len(), cn.len());
                 let epilogue = Some(coverage.epilogue());
@@ -195,6 +196,7 @@ fn random_contraction(dtype: DType, limits: [usize; 4], random: &mut Random) -> 
         n: n.iter().enumerate().map(|(i, &e)| axis(e, 0, b[x + k.len() + i], c[y + i])).collect(),
         k: k.iter().enumerate().map(|(i, &e)| axis(e, a[y + i], b[x + i], 0)).collect(),
         dtype,
+        operands: None,
     }
 }
 
@@ -230,6 +232,31 @@ fn pieces_of_a_sum() {
         }
         check(&contraction, 8);
         check(&Contraction { dtype: DType::Bf16, ..contraction }, 8);
+    }
+}
+
+/// Narrow integers summed in `i32`, exactly: every pair of types, sums that end within a word, and the largest products.
+#[test]
+fn narrow_operands() {
+    let types = [DType::U8, DType::I8, DType::I16];
+    for a in types {
+        for b in types {
+            let narrow = |contraction: Contraction| Contraction { operands: Some([a, b]), ..contraction };
+            for (m, n, k) in [(1, 1, 1), (1, 70, 33), (5, 7, 6), (13, 33, 64), (29, 32, 0), (40, 1, 19)] {
+                let plain = narrow(Contraction::matrices(m, n, k, DType::I32));
+                check(&plain, 9);
+                let mut turned = plain;
+                turned.n[0].stride_b = k as isize;
+                turned.k[0].stride_b = 1;
+                check(&turned, 10);
+            }
+            check(&narrow(Contraction::matrices(70, 300, 1700, DType::I32)), 11);
+            let mut random = Random(12);
+            for seed in 0..25 {
+                let limits = [3, 40, 70, 60];
+                check(&narrow(random_contraction(DType::I32, limits, &mut random)), seed);
+            }
+        }
     }
 }
 
@@ -317,7 +344,10 @@ fn nothing_to_do() {
     let mut empty = Contraction::matrices(4, 4, 4, DType::F32);
     empty.batch = vec![Axis { extent: 0, stride_a: 16, stride_b: 16, stride_c: 16 }];
     check(&empty, 5);
-    check(&Contraction { batch: vec![], m: vec![], n: vec![], k: vec![], dtype: DType::F32 }, 5);
+    check(
+        &Contraction { batch: vec![], m: vec![], n: vec![], k: vec![], dtype: DType::F32, operands: None },
+        5,
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::builder::{Build, Builder, known_size, problem};
 use crate::call::{Call, Results, normalize};
 use crate::element::Element;
 use crate::ops::activation::{logistic, named};
-use crate::ops::matmul::product;
+use crate::ops::matmul::{centered_product, product};
 use crate::ops::quantize::{centered, dynamically_quantized, numbers, quantized};
 use thalweg_base::{DType, Dim, PointwiseFn as F};
 use thalweg_tensor::NodeId;
@@ -74,15 +74,15 @@ pub fn q_linear_concat(call: &mut Call) -> Results {
     result(call, y, 0, 2)
 }
 
-/// The product of centered integers under scales, as floats, with a bias.
+/// The product of integers less their zero points under scales, as floats, with a bias.
 fn scaled_product(
     b: &mut Builder,
-    lhs: NodeId,
-    rhs: NodeId,
+    lhs: (NodeId, Option<NodeId>),
+    rhs: (NodeId, Option<NodeId>),
     scales: [NodeId; 2],
     bias: Option<NodeId>,
 ) -> Build<NodeId> {
-    let sums = product(b, lhs, rhs)?;
+    let sums = centered_product(b, lhs, rhs)?;
     let sums = b.convert(sums, DType::F32)?;
     let [l, r] = [scalar(b, scales[0])?, scalar(b, scales[1])?];
     let scale = b.binary(F::Mul, l, r)?;
@@ -99,8 +99,7 @@ pub fn mat_mul_integer_to_float(call: &mut Call) -> Results {
     let b = &mut *call.b;
     let l_zero = l_zero.map(|zero| scalar(b, zero)).transpose()?;
     let r_zero = r_zero.map(|zero| scalar(b, zero)).transpose()?;
-    let (lhs, rhs) = (centered(b, lhs, l_zero)?, centered(b, rhs, r_zero)?);
-    let y = scaled_product(b, lhs, rhs, scales, bias)?;
+    let y = scaled_product(b, (lhs, l_zero), (rhs, r_zero), scales, bias)?;
     call.one(y)
 }
 
@@ -111,8 +110,7 @@ pub fn dynamic_quantize_mat_mul(call: &mut Call) -> Results {
     let b = &mut *call.b;
     let (lhs, l_scale, l_zero) = dynamically_quantized(b, lhs)?;
     let r_zero = r_zero.map(|zero| scalar(b, zero)).transpose()?;
-    let (lhs, rhs) = (centered(b, lhs, Some(l_zero))?, centered(b, rhs, r_zero)?);
-    let y = scaled_product(b, lhs, rhs, [l_scale, r_scale], bias)?;
+    let y = scaled_product(b, (lhs, Some(l_zero)), (rhs, r_zero), [l_scale, r_scale], bias)?;
     call.one(y)
 }
 

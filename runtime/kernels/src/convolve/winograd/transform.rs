@@ -28,7 +28,7 @@ macro_rules! with_vector {
     ($isa:expr, $v:ident => $body:expr) => {
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            $crate::isa::Isa::Avx512Bf16 | $crate::isa::Isa::Avx512 => {
+            $crate::isa::Isa::Avx512Bf16 | $crate::isa::Isa::Avx512Vnni | $crate::isa::Isa::Avx512 => {
                 type $v = $crate::simd::x86::F32x16;
                 $body
             }
