@@ -59,12 +59,13 @@ fn graph(case: &Case) -> (Graph, Environment) {
 /// The operand types of the product in a plan, and how many kernels run before it.
 fn steps(graph: &Graph) -> (Option<[DType; 2]>, usize) {
     let program = &plan(graph).programs[0];
-    let at = |kind: &StepKind| matches!(kind, StepKind::Contract { .. });
-    let before = program.steps.iter().position(|step| at(&step.kind)).expect("there is a product");
-    match &program.steps[before].kind {
-        StepKind::Contract { contraction, .. } => (contraction.operands, before),
-        _ => unreachable!("the step was found by its kind"),
-    }
+    let product = program.steps.iter().enumerate().find_map(|(before, step)| {
+        if let StepKind::Contract { contraction, .. } = &step.kind {
+            return Some((contraction.operands, before));
+        }
+        None
+    });
+    product.expect("there is a product")
 }
 
 #[test]
