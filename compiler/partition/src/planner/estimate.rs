@@ -3,6 +3,7 @@
 use super::PlannerError;
 use super::block::{self, BlockCost, Setting};
 use super::summary::Summary;
+use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -86,12 +87,11 @@ impl<'a> Planner<'a> {
         let own = &self.runs[run];
         let topology = Topology::group(tensor, 1, own.per_host, own.link, &self.cluster.network);
         let setting = Setting { device: own.device, topology, working: self.options.working };
-        let costs: Result<Vec<BlockCost>, PlannerError> = self
-            .summary
-            .kinds
-            .iter()
-            .map(|kind| block::cost(kind, &self.summary.batch, samples, &setting))
-            .collect();
+        // Kinds are costed side by side; results, and the first mistake, stand in the order of the kinds.
+        let (kinds, batch) = (&self.summary.kinds, &self.summary.batch);
+        let each: Vec<Result<BlockCost, PlannerError>> =
+            kinds.par_iter().map(|kind| block::cost(kind, batch, samples, &setting)).collect();
+        let costs: Result<Vec<BlockCost>, PlannerError> = each.into_iter().collect();
         let costs = costs.map(Rc::new);
         self.costs.borrow_mut().insert(key, costs.clone());
         costs

@@ -77,8 +77,8 @@ struct Sums {
     seconds: Vec<f64>,
     kept: Vec<f64>,
     elements: Vec<f64>,
-    /// For each kind, how many blocks of it, and its workspace.
-    kinds: Vec<(Vec<u32>, f64)>,
+    /// At level `l` and block `b`: the largest workspace among the `2^l` blocks from `b` on.
+    workspaces: Vec<Vec<f64>>,
     memory_limit: f64,
 }
 
@@ -87,9 +87,25 @@ impl Sums {
         of[range.end] - of[range.start]
     }
 
+    /// The largest workspace of a range that is not empty: two overlapping powers of two cover it.
     fn workspace(&self, range: &Range<usize>) -> f64 {
-        let within = self.kinds.iter().filter(|(counts, _)| counts[range.end] > counts[range.start]);
-        within.map(|(_, bytes)| *bytes).fold(0.0, f64::max)
+        let level = range.len().ilog2() as usize;
+        let largest = &self.workspaces[level];
+        largest[range.start].max(largest[range.end - (1 << level)])
+    }
+}
+
+/// The largest of every power of two of neighbours.
+fn largest_of_neighbours(values: Vec<f64>) -> Vec<Vec<f64>> {
+    let mut levels = vec![values];
+    loop {
+        let below = &levels[levels.len() - 1];
+        let reach = 1 << (levels.len() - 1);
+        if below.len() <= reach {
+            return levels;
+        }
+        let level = (0..below.len() - reach).map(|at| below[at].max(below[at + reach])).collect();
+        levels.push(level);
     }
 }
 
@@ -232,9 +248,10 @@ impl Search<'_, '_> {
             seconds: vec![0.0],
             kept: vec![0.0],
             elements: vec![0.0],
-            kinds: costs.iter().map(|_| (vec![0], 0.0)).collect(),
+            workspaces: Vec::new(),
             memory_limit: planner.runs[run].device.memory_usable_bytes() as f64,
         };
+        let mut workspaces = Vec::with_capacity(blocks.len());
         for (at, block) in blocks.iter().enumerate() {
             let cost = &costs[block.kind];
             let again = recompute == Recompute::Full && at + 1 != blocks.len();
@@ -247,13 +264,9 @@ impl Search<'_, '_> {
             sums.kept.push(sums.kept[at] + cost.before_bytes + saved);
             sums.elements.push(sums.elements[at] + elements);
             let workspace = cost.workspace_bytes + if again { cost.saved_bytes } else { 0.0 };
-            for (kind, (counts, bytes)) in sums.kinds.iter_mut().enumerate() {
-                counts.push(counts[at] + u32::from(kind == block.kind));
-                if kind == block.kind {
-                    *bytes = bytes.max(workspace);
-                }
-            }
+            workspaces.push(workspace);
         }
+        sums.workspaces = largest_of_neighbours(workspaces);
         sums
     }
 
@@ -395,4 +408,22 @@ fn class(plan: &ParallelPlan) -> String {
     let ways = [(plan.data, data), (plan.tensor, "tensor"), (plan.pipeline(), "pipeline")];
     let names: Vec<&str> = ways.iter().filter(|(size, _)| *size > 1).map(|(_, name)| *name).collect();
     if names.is_empty() { "one device".into() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_of_any_range_is_found() {
+        let values = vec![3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0];
+        let workspaces = largest_of_neighbours(values.clone());
+        let sums = Sums { seconds: vec![], kept: vec![], elements: vec![], workspaces, memory_limit: 0.0 };
+        for start in 0..values.len() {
+            for end in start + 1..=values.len() {
+                let largest = values[start..end].iter().copied().fold(0.0, f64::max);
+                assert_eq!(sums.workspace(&(start..end)), largest, "{start}..{end}");
+            }
+        }
+    }
 }
