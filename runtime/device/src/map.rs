@@ -58,3 +58,26 @@ impl AsRef<[u8]> for MappedFile {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_released_is_read_again() {
+        let folder = std::env::temp_dir().join(format!("thalweg-map-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("bytes");
+        let bytes: Vec<u8> = (0..50_000usize).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        assert_eq!(file.as_ref(), bytes);
+        for part in [0..50_000, 5_000..30_001, 49_999..50_000, 7..7] {
+            file.release(&file.as_ref()[part]);
+            assert_eq!(file.as_ref(), bytes);
+        }
+        file.release(&bytes[..10]);
+        assert_eq!(bytes[9], 9, "what lies elsewhere is left alone");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

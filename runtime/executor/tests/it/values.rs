@@ -121,6 +121,33 @@ fn new_weights_are_used() {
     close(&after[0], &Literal::from_scalars(DType::F32, &[12, 6], h.into_iter().map(Scalar::Float)));
 }
 
+/// Values that are shared give the same results, are read back, and are shared with other executors; pieces of several devices
+/// are copies.
+#[test]
+fn shared_values_are_those_that_were_set() {
+    let w = Literal::from_f32(&[8, 6], &(0..48).map(|at| at as f32 / 16.0 - 1.0).collect::<Vec<_>>());
+    for (devices, reference) in [(1, false), (2, false), (1, true)] {
+        let (mut set, mut shared) =
+            (executor(linear(devices), reference), executor(linear(devices), reference));
+        for executor in [&mut set, &mut shared] {
+            executor.initialize(4).expect("it has places");
+        }
+        set.set("w", &w).expect("its type");
+        shared.set_shared("w", &w).expect("its type");
+        assert_eq!(shared.get("w").expect("w"), w);
+        let results = run(&mut set, &x());
+        assert_eq!(run(&mut shared, &x()), results);
+        let mut other = executor(linear(devices), reference);
+        assert_eq!(shared.copy_kept_to(&mut other).expect("they fit"), 3);
+        drop(shared);
+        assert_eq!(other.get("w").expect("w"), w);
+        // The counter went on in the run before the copy, and nothing else depends on it.
+        assert_eq!(run(&mut other, &x())[0], results[0]);
+        let error = other.set_shared("w", &Literal::from_f32(&[6], &[0.0; 6])).expect_err("another shape");
+        assert_eq!(error.to_string(), "`w` is f32[8, 6], not f32[6]");
+    }
+}
+
 #[test]
 fn kept_values_are_copied_by_name() {
     let (mut from, mut to) = (executor(linear(2), false), executor(linear(4), true));
